@@ -1,0 +1,66 @@
+# `make table2` is all a reviewer needs; bare `make` lists the words.
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/ready
+SMALL := .work/smoke
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export PYTHONUNBUFFERED := 1
+.DEFAULT_GOAL := help
+.PHONY: help setup params table2 prepare teacher features baseline student evaluate table \
+        smoke montage dag why test test-slow lint clean
+
+help:  ## list the words
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## the environment: .venv with the packages of pyproject.toml
+$(READY): pyproject.toml
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@# DVC takes the enclosing Git clone for the project's own; elsewhere it must not look for one
+	@test "$$(git rev-parse --show-toplevel 2>/dev/null)" = "$(CURDIR)" || dvc config --local core.no_scm true
+	@touch $@
+
+params: $(READY)  ## check params.yaml as a whole and say what is in force
+	@python -m pipeline.params
+
+table2: table  ## KD4MTL's Table 2: run what is stale, print it
+	@cat out/tables/table2.md
+
+prepare: params  ## stage: images and targets as compact arrays
+	dvc repro prepare
+teacher: params  ## stage: a single-task network a task
+	dvc repro teacher
+features: params  ## stage: the frozen teachers' activations
+	dvc repro features
+baseline: params  ## stage: multi-task networks on the labels alone
+	dvc repro baseline
+student: params  ## stage: multi-task networks that follow the teachers
+	dvc repro student
+evaluate: params  ## stage: metrics under both protocols and every selection rule
+	dvc repro evaluate-teacher evaluate-baseline evaluate-student
+table: params  ## stage: everything, up to out/tables
+	dvc repro
+
+smoke: $(READY)  ## the whole pipeline at its smallest, in a copy under .work
+	@rm -rf $(SMALL) && mkdir -p $(SMALL)/.dvc
+	@cp -r dvc.yaml params.yaml .dvcignore pipeline models kernels $(SMALL) && cp .dvc/config $(SMALL)/.dvc
+	@sed -i.bak 's/^protocol: .*/protocol: smoke/' $(SMALL)/params.yaml
+	@cd $(SMALL) && dvc config --local core.no_scm true && python -m pipeline.params && dvc repro && cat out/tables/table2.md
+
+montage: prepare  ## out/montage.png: the prepared images and targets, to be looked at
+	@python -m pipeline.prepare montage
+
+dag: $(READY)  ## draw the stages
+	@dvc dag --collapse-foreach-matrix
+why: $(READY)  ## what is stale, and why
+	@dvc status
+
+test: $(READY) lint  ## lint and the fast tests
+	@python -m pytest
+test-slow: $(READY)  ## the tests that train for minutes
+	@python -m pytest -m slow
+lint: $(READY)  ## ruff
+	@ruff check
+
+clean:  ## remove unfinished runs and cached features; results and the environment stay
+	rm -rf .work

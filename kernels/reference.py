@@ -1,0 +1,65 @@
+"""Every operation in plain torch, on any device and in any float type: the specification.
+
+Feature maps are student maps (B, C, H, W) or pixel-major teacher maps (B, P, D) with P = H * W, unit length over D.
+"""
+
+import torch
+
+EPSILON = 1e-6      # KD4MTL's released code adds it to the squared norm, inside the root
+
+
+def normalise(feature):
+    """(B, D, H, W) or (B, D) teacher features -> unit pixel-major (B, P, D), and the mean squared norm (B,) float64.
+
+    g = f / sqrt(|f|^2 + eps) per pixel. |g|^2 = 1 - eps / (|f|^2 + eps) is 0 on a dead pixel, not 1: with its mean
+    beside g the distance is exact whatever g is stored in.
+    """
+    f = feature.flatten(2).transpose(1, 2) if feature.ndim == 4 else feature[:, None]
+    norm2 = f.square().sum(-1, keepdim=True)
+    return f * torch.rsqrt(norm2 + EPSILON), (norm2.double() / (norm2.double() + EPSILON)).mean((1, 2))
+
+
+def pack(unit, dtype):
+    """Unit features (B, P, D) in a storage type: torch.float32, float16 or uint8 (255 x share of the pixel's maximum).
+
+    uint8 holds no scale, since `unpack` makes the vector unit again; it needs features >= 0 (after a ReLU).
+    """
+    if dtype != torch.uint8:
+        return unit.to(dtype)
+    if unit.min() < 0:
+        raise ValueError(f"uint8 features must not be negative, found {unit.min():.3g}; "
+                         "set `features.dtype: float16` in params.yaml")
+    return (unit * (255 / unit.amax(-1, keepdim=True).clamp_min(1e-12))).round().to(torch.uint8)
+
+
+def unpack(stored):
+    """Stored features (B, P, D) -> unit float32 (float64 stays); an all-zero pixel stays zero."""
+    if stored.dtype != torch.uint8:
+        return stored if stored.dtype == torch.float64 else stored.float()
+    unit = stored.float()
+    return unit * torch.rsqrt(unit.square().sum(-1, keepdim=True).clamp_min(1e-12))
+
+
+def feature_distance(student, weight, teacher, energy):
+    """KD4MTL's distance between adapted student features and a teacher's (section 3.2; released code's epsilon).
+
+        a = A s,   D = mean over images and pixels of | a / sqrt(|a|^2 + eps) - g |^2
+                     = mean( |a|^2 / (|a|^2 + eps) + |g|^2 - 2 <a, g> / sqrt(|a|^2 + eps) )
+
+    student (B, C, H, W) or (B, C); weight A (D, C), the adaptor's last 1x1, or None for the identity; teacher
+    (B, P, D) as `pack` stored it; energy (B,) the mean |g|^2 of `normalise`. Returns a scalar, differentiable in
+    student and weight. ValueError on shapes that do not fit.
+    """
+    s = student.flatten(2).transpose(1, 2) if student.ndim == 4 else student[:, None]
+    g = unpack(teacher)
+    if weight is not None and weight.shape != (g.shape[-1], s.shape[-1]):
+        raise ValueError(f"adaptor weight {tuple(weight.shape)} does not map {s.shape[-1]} student channels to "
+                         f"{g.shape[-1]} teacher channels")
+    a = s if weight is None else s @ weight.T
+    if a.shape != g.shape:
+        raise ValueError(f"adapted student features {tuple(a.shape)} and teacher features {tuple(g.shape)} differ "
+                         "(images, pixels, channels)")
+    norm2 = a.square().sum(-1)
+    root = torch.rsqrt(norm2 + EPSILON)
+    per_pixel = norm2 * root.square() - 2 * root * (a * g).sum(-1)
+    return per_pixel.mean() + energy.to(per_pixel.dtype).mean()

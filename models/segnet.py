@@ -1,0 +1,175 @@
+"""SegNet: a VGG-16 shaped encoder and its mirror image, joined by pooling indices; one head per task.
+
+Badrinarayanan, Kendall & Cipolla 2017 (arXiv:1511.00561) in the multi-task form of MTAN (Liu, Johns &
+Davison 2019, arXiv:1803.10704) that KD4MTL (Li & Bilen 2020, arXiv:2007.06889) trains. Sizes, initialisation
+and final activations follow their released code; 25,055,185 parameters with the three NYUv2 tasks.
+
+Both taps are after a ReLU and shared by all tasks: "mid" is the output of the fifth max-pool, "last" that of
+the last decoder block. A network for one task has that task's head only.
+
+NOTE: the released object also holds six scalars ("logsigma") that nothing reads; they are left out here. Its
+single-task runs build all three heads and multiply two losses by zero; here those heads do not exist.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+CHANNELS = {  # output channels of the five encoder levels at width 1
+    "standard": (64, 128, 256, 512, 512),
+    "wide": (64, 128, 256, 512, 1024),
+    "deep": (64, 128, 256, 512, 512),  # every convolution is followed by a second one
+}
+CONVOLUTIONS = (2, 2, 3, 3, 3)  # per encoder level; the decoder step that undoes a level has as many
+STRIDE = 32  # five poolings: the image's sides must be multiples of it
+NORM_FLOOR = 1e-12  # a predicted normal shorter than this has no direction
+
+
+def scaled(channels, width):
+    """Channel count under the width multiplier: a multiple of 8, at least 8, and exact at width 1."""
+    return max(8, round(channels * width / 8) * 8)
+
+
+def conv_bn_relu(c_in, c_out):
+    """(B, c_in, H, W) -> (B, c_out, H, W), non-negative: 3x3 convolution with bias, batch norm, ReLU."""
+    return nn.Sequential(nn.Conv2d(c_in, c_out, 3, padding=1), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True))
+
+
+def initialise(module):
+    """Xavier-normal weights, zero biases (KD4MTL released code); torch starts batch norm at 1 and 0."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.xavier_normal_(part.weight)
+            nn.init.zeros_(part.bias)
+
+
+def check(x):
+    """Refuse what five poolings cannot halve."""
+    if x.dim() != 4 or x.shape[1] != 3 or x.shape[2] % STRIDE or x.shape[3] % STRIDE:
+        raise ValueError(
+            f"Input should be (B, 3, H, W) with H and W multiples of {STRIDE}. Found {tuple(x.shape)}."
+        )
+
+
+def unpool(x, indices, compare=None):
+    """Inverse of a 2x2 max-pool: each value goes back to where it was the maximum, all else is zero.
+
+    x (B, C, H, W), indices (B, C, H, W) positions in the flattened 2H x 2W plane, as `F.max_pool2d` returns
+    them -> (B, C, 2H, 2W), bit for bit `F.max_unpool2d`, which deterministic mode refuses. Windows do not
+    overlap, so no position is written twice. Channels-last stays channels-last.
+
+    `compare` compares the index with every position instead of scattering; None does so on CUDA, where a
+    scatter in deterministic mode sorts its indices first. On a CPU the scatter is at least 5 times faster.
+    """
+    if compare is None:
+        compare = x.is_cuda
+    h, w = x.shape[-2:]
+    channels_last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    if channels_last:
+        x, indices = x.permute(0, 2, 3, 1), indices.permute(0, 2, 3, 1)
+    row = 1 if channels_last else 2  # the dimension of H
+    if compare:
+        position = torch.arange(4 * h * w, device=x.device).view(h, 2, w, 2, *[1] * (2 - row))
+        here = indices.unsqueeze(row + 1).unsqueeze(row + 3) == position
+        y = torch.where(here, x.unsqueeze(row + 1).unsqueeze(row + 3), 0.0)
+        y = y.flatten(row + 2, row + 3).flatten(row, row + 1)
+    else:
+        values, target = x.flatten(row, row + 1), indices.flatten(row, row + 1)
+        shape = list(values.shape)
+        shape[row] = 4 * h * w
+        y = values.new_zeros(shape).scatter_(row, target, values).unflatten(row, (2 * h, 2 * w))
+    return y.permute(0, 3, 1, 2) if channels_last else y
+
+
+def unit(x):
+    """(B, C, H, W) divided by its L2 norm over channels, in float32 or better.
+
+    NOTE: the released code has no guard and turns a zero vector into NaN. Here it stays zero and receives
+    a zero gradient; a floor under the norm would send it 1e12 times the incoming one.
+    """
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    square = x.square().sum(dim=1, keepdim=True)  # vector_norm over 3 channels takes 70 times as long (CPU)
+    return x * square.masked_fill(square < NORM_FLOOR**2, torch.inf).rsqrt()
+
+
+ACTIVATIONS = {  # task -> what turns its raw head output into its prediction
+    "semantic": lambda x: F.log_softmax(x, dim=1),
+    "depth": lambda x: x,
+    "normal": unit,
+}
+
+
+class Block(nn.Module):
+    """One encoder level or decoder step: `first` changes the channel count, `rest` keeps it."""
+
+    def __init__(self, c_in, c_out, convolutions, repeat):
+        super().__init__()
+        layers = [conv_bn_relu(c_in if i == 0 else c_out, c_out) for i in range(convolutions * repeat)]
+        self.first = nn.Sequential(*layers[:repeat])
+        self.rest = nn.Sequential(*layers[repeat:])
+
+    def forward(self, x):
+        return self.rest(self.first(x))
+
+
+class Model(nn.Module):
+    """Trunk shared by all tasks and one head per task; `models/__init__.py` states what each method returns.
+
+    `type` is "standard", "wide" (1024 channels at the bottleneck) or "deep" (twice the convolutions).
+    """
+
+    def __init__(self, tasks, width=1.0, type="standard"):
+        super().__init__()
+        if not tasks or not set(tasks) <= set(ACTIVATIONS):
+            raise ValueError(f"Tasks should be one or more of {', '.join(ACTIVATIONS)}. Found {list(tasks)}.")
+        if not width > 0:
+            raise ValueError(f"Parameter `width` should be positive. Found `width = {width}`.")
+        if type not in CHANNELS:
+            raise ValueError(f"SegNet type should be one of {', '.join(CHANNELS)}. Found `type = {type}`.")
+        repeat = 2 if type == "deep" else 1
+        self.channels = [scaled(c, width) for c in CHANNELS[type]]
+        # (in, out) of each encoder level; a decoder step goes from the level it undoes to the one above
+        self.down = list(zip([3, *self.channels], self.channels, strict=False))
+        self.up = list(zip(self.channels, [self.channels[0], *self.channels], strict=False))[::-1]
+        self.encoder = nn.ModuleList(
+            Block(*pair, n, repeat) for pair, n in zip(self.down, CONVOLUTIONS, strict=True)
+        )
+        self.decoder = nn.ModuleList(
+            Block(*pair, n, repeat) for pair, n in zip(self.up, CONVOLUTIONS[::-1], strict=True)
+        )
+        c = self.channels[0]
+        self.heads = nn.ModuleDict(
+            {t: nn.Sequential(nn.Conv2d(c, c, 3, padding=1), nn.Conv2d(c, k, 1)) for t, k in tasks.items()}
+        )
+        initialise(self)
+
+    def forward(self, x):
+        """x (B, 3, H, W) -> predictions task -> (B, C_t, H, W), features as `features` gives them."""
+        features = self.features(x)
+        return {t: ACTIVATIONS[t](head(features[t]["last"])) for t, head in self.heads.items()}, features
+
+    def features(self, x):
+        """x (B, 3, H, W) -> task -> {"mid": (B, C_mid, H/32, W/32), "last": (B, C_last, H, W)}, shared."""
+        check(x)
+        indices = []
+        for level in self.encoder:
+            x, index = F.max_pool2d(level(x), 2, return_indices=True)
+            indices.append(index)
+        mid = x
+        for step in self.decoder:
+            x = step(unpool(x, indices.pop()))
+        return {task: {"mid": mid, "last": x} for task in self.heads}
+
+    def shared_parameters(self):
+        return [*self.encoder.parameters(), *self.decoder.parameters()]
+
+    def task_parameters(self, task):
+        return list(self.heads[task].parameters())
+
+    def last_shared(self):
+        """Weight (C_last, C_last, 3, 3), without bias, of the last decoder convolution."""
+        return self.decoder[-1].rest[-1][0].weight
+
+    @property
+    def tap_channels(self):
+        return {"mid": self.channels[-1], "last": self.channels[0]}

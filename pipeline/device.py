@@ -1,0 +1,28 @@
+"""Where a run computes, and that it computes the same twice."""
+
+import os
+
+import torch
+
+from pipeline.problem import Problem
+
+
+def pick():
+    """DEVICE = auto | cpu | cuda from the environment, with deterministic algorithms switched on."""
+    name = os.environ.get("DEVICE", "auto")
+    if name not in ("auto", "cpu", "cuda"):
+        raise Problem(f"DEVICE is {name!r}; it can be auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise Problem("DEVICE is 'cuda' but torch finds no GPU; set DEVICE=cpu")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    # NaN-filling every fresh tensor is for debugging and costs a pass over memory
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    cuda = name == "cuda" or (name == "auto" and torch.cuda.is_available())
+    return torch.device("cuda" if cuda else "cpu")
+
+
+def describe(where):
+    """"NVIDIA H200, torch 2.11.0" or "cpu, 2 threads, torch 2.11.0"."""
+    name = torch.cuda.get_device_name(where) if where.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+    return f"{name}, torch {torch.__version__}"

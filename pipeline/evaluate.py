@@ -1,0 +1,96 @@
+"""Stage `evaluate`: a finished run -> its metrics under both protocols and every selection rule.
+
+    python -m pipeline.evaluate student segnet ours 0        out/metrics/segnet-ours-s0.json
+
+The selected weights are measured again from the file a user would take away; they must give what the training loop saw.
+
+Rules, all from one training: last epoch; last10, the mean of the last ten (MTAN); train_loss, the epoch with the lowest
+mean training loss (KD4MTL); best_test, the epoch with the best test metrics (optimistic: it has seen the answers).
+"""
+
+import csv
+import json
+import math
+import pathlib
+import subprocess
+import sys
+
+from pipeline import checkpoint, data, device, params, teachers
+from pipeline.measure import measure
+from pipeline.metrics import METRICS, delta_m
+from pipeline.problem import Problem, run
+
+TOLERANCE = 1e-3      # relative; another device or batch size rounds differently, a wrong file is off by far more
+
+
+def main(stage, model_name, name, seed):
+    row = params.load().resolve(stage, model_name, name, seed)
+    folder, title = params.folder(model_name, name, seed), f"{model_name}-{name}-s{seed}"
+    redo = f"run `dvc checkout --force {folder}`, or `dvc repro --force -s {stage}@{model_name}-{name}-{seed}`"
+    where = device.pick()
+    curve, cost = read(folder, redo)
+    states = checkpoint.read_weights(folder / "weights.pt", redo)
+    rules, epochs = selected(curve, row["tasks"])
+    split = data.Split("test", where)
+    model = teachers.network(row, row["tasks"], split.classes, where)
+    for rule in ("last", "train_loss"):
+        model.load_state_dict(states[rule])
+        again = measure(model, split, row["tasks"], row["switches"]["official_batch"], where)
+        compare(title, rule, again, rules[rule], redo)
+        rules[rule] = again
+    result = {"run": title, "stage": stage, "model": model_name, "name": name, "seed": int(seed), "tasks": row["tasks"],
+              "rules": rules, "epochs": epochs, "cost": cost, "commit": commit(), "device": device.describe(where)}
+    checkpoint.write(f"out/metrics/{title}.json", (json.dumps(result, indent=1) + "\n").encode())
+    shown = "  ".join(f"{METRICS[name].title} {value:.4g}" for name, value in rules["train_loss"]["official"].items())
+    print(f"{title}: epoch {epochs['train_loss']} of {len(curve)}  {shown}")
+
+
+def read(folder, redo):
+    """curve.csv as a list of {column: number}, and cost.json."""
+    try:
+        with open(folder / "curve.csv", newline="") as file:
+            curve = [{key: float(value) for key, value in line.items()} for line in csv.DictReader(file)]
+        return curve, json.loads((folder / "cost.json").read_text())
+    except (OSError, ValueError, TypeError) as mistake:
+        raise Problem(f"{folder} has no readable curve.csv and cost.json ({mistake}); {redo}") from None
+
+
+def selected(curve, tasks):
+    """Metrics and 1-based epochs by rule; `last10` has the mean of the last ten rows or of all if they are fewer."""
+    rows = [{protocol: {name: line[f"{protocol}.{name}"] for name in METRICS if f"{protocol}.{name}" in line}
+             for protocol in ("official", "dataset")} for line in curve]
+    losses = [sum(line[f"loss_{task}"] for task in tasks) for line in curve]
+    gains = [delta_m(row["official"], rows[-1]["official"]) for row in rows]
+    gains = [-math.inf if math.isnan(gain) else gain for gain in gains]      # a metric of 0 has no relative gain
+    picked = {"last": len(rows) - 1, "train_loss": losses.index(min(losses)), "best_test": gains.index(max(gains))}
+    tail = rows[-10:]
+    mean = {protocol: {name: sum(row[protocol][name] for row in tail) / len(tail) for name in values}
+            for protocol, values in rows[-1].items()}
+    return ({**{rule: rows[at] for rule, at in picked.items()}, "last10": mean},
+            {**{rule: at + 1 for rule, at in picked.items()}, "last10": len(rows)})
+
+
+def compare(title, rule, again, seen, redo):
+    for protocol, values in again.items():
+        for name, value in values.items():
+            if abs(value - seen[protocol][name]) > TOLERANCE * max(abs(seen[protocol][name]), 1):
+                raise Problem(f"{title}: the {rule} weights give {protocol} {name} {value:.6g}, training saw "
+                              f"{seen[protocol][name]:.6g}; weights.pt and curve.csv are not of one run; {redo}")
+
+
+def commit():
+    """Short commit, with "+" when the tree has changes; "no git" outside a clone."""
+    def git(*words):
+        return subprocess.run(["git", *words], capture_output=True, text=True, cwd=checkpoint.PROJECT)
+    try:
+        head = git("rev-parse", "--short", "HEAD")
+    except FileNotFoundError:
+        return "no git"
+    if head.returncode or pathlib.Path(git("rev-parse", "--show-toplevel").stdout.strip()) != checkpoint.PROJECT:
+        return "no git"
+    changed = git("status", "--porcelain", "--", "pipeline", "models", "kernels", "params.yaml", "dvc.yaml").stdout
+    return head.stdout.strip() + ("+" if changed else "")
+
+
+if __name__ == "__main__":
+    run(main, *sys.argv[1:])

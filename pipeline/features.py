@@ -1,0 +1,35 @@
+"""Stage `features`: run one frozen teacher over the training images once and keep what students distil.
+
+    python -m pipeline.features segnet semantic 0
+
+Writes the tracked manifest out/features/segnet-s0/semantic.json; the bulk lies in .work/features/<identity>/.
+"""
+
+import json
+import sys
+
+from pipeline import checkpoint, data, device, params, store
+from pipeline.problem import run
+
+
+def main(model, task, seed):
+    row = params.load().resolve("teacher", model, task, seed)
+    where = device.pick()
+    split = data.Split("train", where)
+    manifest = kept(store.identity(row, task)) or store.build(row, task, split, where)
+    tracked = {key: manifest[key] for key in ("identity", "bytes", "dtype", "shapes", "parity")}
+    path = store.manifest_file(row, task)
+    checkpoint.write(path, (json.dumps(tracked, indent=1) + "\n").encode())
+
+
+def kept(identity):
+    """The bulk's manifest when the very same code has already written these features, else None."""
+    path = store.BULK / identity / "manifest.json"
+    if not path.exists():
+        return None
+    manifest = json.loads(path.read_text())
+    return manifest if manifest["code"] == checkpoint.fingerprint(identity) else None
+
+
+if __name__ == "__main__":
+    run(main, *sys.argv[1:])

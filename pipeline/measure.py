@@ -1,0 +1,19 @@
+"""The one evaluation pass, used while training and by stage `evaluate` alike."""
+
+import torch
+
+from pipeline.tasks import Tally
+
+BATCH = 16      # images a forward; no dataset-level metric depends on it
+
+
+@torch.no_grad()
+def measure(model, split, tasks, official_batch, device):
+    """All metrics of `model` on the whole of `split`, in eval mode: {"official": {...}, "dataset": {...}}."""
+    model.eval()
+    tally = Tally(tasks, len(split.classes), device, official_batch)
+    size = max(BATCH // official_batch, 1) * official_batch
+    for begin in range(0, len(split), size):
+        image, targets = split.batch(list(range(begin, min(begin + size, len(split)))))
+        tally.update(model(image)[0], targets)
+    return tally.results()

@@ -1,0 +1,16 @@
+"""Objectives turn predictions, targets and features into one loss per task. One file each, a class `Objective`:
+
+    Objective(run, model, split, device)
+    __call__(index, image, predictions, features, targets) -> losses (T,), terms {name: scalar}
+    step()                 the objective's own optimiser, if it has one; clears its gradients too
+    state_dict(), load_state_dict(state)
+    describe()             one line for the run's header
+
+`terms` are added to the balanced sum as they are; their names appear in curve.csv.
+"""
+
+import importlib
+
+
+def load(name, *arguments):
+    return importlib.import_module(f"pipeline.objectives.{name}").Objective(*arguments)

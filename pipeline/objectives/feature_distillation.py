@@ -1,0 +1,63 @@
+"""KD4MTL (Li & Bilen 2020, arXiv 2007.06889): the student's features, adapted, follow each single-task teacher's.
+
+    loss = sum_t w_t L_t  +  sum_t lambda_t sum_tap D(A_t,tap f_t,tap, g_t,tap)        paper Eq. 3 and 4
+
+Adaptors A are 1x1 convolutions, one a task and tap, trained by an Adam of their own at a constant rate with L2 in the
+gradient (released code); they and the teachers are dropped after training.
+"""
+
+import torch
+
+from kernels import feature_distance
+from models.adaptor import Adaptor
+from pipeline import store
+from pipeline.objectives import supervised
+
+
+class Objective(supervised.Objective):
+    def __init__(self, run, model, split, device):
+        super().__init__(run, model, split, device)
+        method, training = run["method"], run["train"]
+        self.weights, self.taps = method["lambda"], method["taps"]
+        channels = model.tap_channels                # a teacher is the student's architecture with one head
+        self.adaptors = torch.nn.ModuleDict({
+            f"{task}_{tap}": Adaptor(method["adaptor"], channels[tap], channels[tap])
+            for task in run["tasks"] for tap in self.taps
+        }).to(device)
+        live = method["teacher_bn"] == "batch"
+        self.sources = {task: store.Live(run, task, split.classes, device, batch_statistics=True) if live
+                        else store.open_for(run, task, split, device) for task in run["tasks"]}
+        # `none` has no parameters, and Adam refuses an empty list
+        parameters = list(self.adaptors.parameters())
+        self.optimiser = torch.optim.Adam(parameters, training["adaptor_lr"],
+                                          weight_decay=training["adaptor_l2"]) if parameters else None
+
+    def __call__(self, index, image, predictions, features, targets):
+        losses, terms = super().__call__(index, image, predictions, features, targets)
+        for task, source in self.sources.items():
+            distance = 0.0
+            for tap, (teacher, energy) in source.batch(index, image, self.taps).items():
+                adaptor = self.adaptors[f"{task}_{tap}"]
+                distance = distance + feature_distance(adaptor.prepare(features[task][tap]), adaptor.weight, teacher,
+                                                       energy)
+            terms[f"distance_{task}"] = self.weights[task] * distance
+        return losses, terms
+
+    def step(self):
+        if self.optimiser:
+            self.optimiser.step()
+            self.optimiser.zero_grad(set_to_none=True)
+
+    def state_dict(self):
+        return {"adaptors": self.adaptors.state_dict(),
+                "optimiser": self.optimiser.state_dict() if self.optimiser else {}}
+
+    def load_state_dict(self, state):
+        self.adaptors.load_state_dict(state["adaptors"])
+        if self.optimiser:
+            self.optimiser.load_state_dict(state["optimiser"])
+
+    def describe(self):
+        return "task losses + feature distances; " + "; ".join(
+            f"{task}: {source.describe()}" for task, source in self.sources.items())
+

@@ -1,0 +1,23 @@
+"""The task losses alone: single-task networks, and every multi-task baseline."""
+
+from pipeline import tasks
+
+
+class Objective:
+    def __init__(self, run, model, split, device):
+        self.normal_mask = run["switches"]["normal_mask"]
+
+    def __call__(self, index, image, predictions, features, targets):
+        return tasks.losses(predictions, targets, self.normal_mask), {}
+
+    def step(self):
+        pass
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+    def describe(self):
+        return "task losses"

@@ -1,0 +1,294 @@
+"""params.yaml -> one frozen, fully checked tree. `python -m pipeline.params` checks and says what is in force.
+
+Every verb loads the whole file through `load`, so that no stage starts under a file that has a mistake anywhere.
+"""
+
+import difflib
+import pathlib
+from typing import Annotated, Literal, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from pipeline.problem import Problem, run
+
+FILE = pathlib.Path("params.yaml")
+HERE = pathlib.Path(__file__).parent
+
+# Row names become parts of file and stage names.
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*(-[a-z0-9_]+)*$")]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Task = Literal["semantic", "depth", "normal"]
+Tap = Literal["mid", "last"]
+Rule = Literal["last", "last10", "train_loss", "best_test"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=False)
+
+
+class Scenes(Section):
+    seed: Annotated[int, Field(ge=0)]
+    noise: Annotated[float, Field(ge=0, le=1)]
+    holes: Annotated[float, Field(ge=0, le=0.9)]
+
+
+class Nyuv2(Section):
+    root: str
+    normals: Literal["published", "derived"]
+
+
+class Datasets(Section):
+    scenes: Scenes
+    nyuv2: Nyuv2
+
+
+class Images(Section):
+    height: Annotated[int, Field(ge=32, multiple_of=32)]
+    width: Annotated[int, Field(ge=32, multiple_of=32)]
+    train: Count
+    test: Count
+
+
+class Training(Section):
+    epochs: Count
+    batch: Count
+    lr: Positive
+    schedule: Literal["constant", "step", "onecycle"]
+    step_every: Count | None = None
+    step_factor: Annotated[float, Field(gt=0, le=1)] | None = None
+    width: Annotated[float, Field(gt=0, le=4)]
+    adaptor_lr: Positive
+    adaptor_l2: NonNegative
+
+    @model_validator(mode="after")
+    def step_is_told(self):
+        if (self.schedule == "step") != (self.step_every is not None and self.step_factor is not None):
+            raise ValueError("`schedule: step` and the keys `step_every` and `step_factor` go together, "
+                             f"found schedule {self.schedule!r}, step_every {self.step_every}, "
+                             f"step_factor {self.step_factor}")
+        return self
+
+
+class Protocol(Section):
+    data: Images
+    train: Training
+
+    @model_validator(mode="after")
+    def a_batch_fits(self):
+        if self.train.batch > self.data.train:
+            raise ValueError(f"`train.batch` is {self.train.batch} but `data.train` has {self.data.train} images")
+        return self
+
+
+class SegNet(Section):
+    type: Literal["standard", "wide", "deep"]
+
+
+class Mtan(Section):
+    pass
+
+
+class Architectures(Section):
+    segnet: SegNet
+    mtan: Mtan
+
+
+class Features(Section):
+    dtype: Literal["float32", "float16", "uint8"]
+    teacher: Literal["train_loss", "last"]
+
+
+class Supervised(Section):
+    title: str
+    objective: Literal["supervised"]
+    balancer: Name
+
+
+class FeatureDistillation(Section):
+    title: str
+    objective: Literal["feature_distillation"]
+    balancer: Name
+    taps: Annotated[list[Tap], Field(min_length=1)]
+    adaptor: Literal["linear", "nonlinear", "none"]
+    lambda_: Annotated[dict[Task, NonNegative], Field(alias="lambda")]
+    teacher_bn: Literal["running", "batch"]
+
+
+Method = Annotated[Supervised | FeatureDistillation, Field(discriminator="objective")]
+
+
+class Switches(Section):
+    normal_mask: Literal["own", "depth"]
+    drop_last: bool
+    official_batch: Count
+
+
+class Params(Section):
+    data: Literal["scenes", "nyuv2"]
+    protocol: Name
+    selection: Rule
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    models: Annotated[list[Name], Field(min_length=1)]
+    tasks: Annotated[list[Task], Field(min_length=1)]
+    baselines: list[Name]
+    students: list[Name]
+    datasets: Datasets
+    protocols: dict[Name, Protocol]
+    architectures: Architectures
+    features: Features
+    methods: dict[Name, Method]
+    switches: Switches
+
+    @model_validator(mode="after")
+    def names_hold_together(self):
+        for key in ("seeds", "models", "tasks", "baselines", "students"):
+            listed = getattr(self, key)
+            if len(set(listed)) < len(listed):
+                raise ValueError(f"`{key}` names something twice: {listed}")
+        one_of(self.protocol, "protocol", self.protocols)
+        for model in self.models:
+            one_of(model, "models", type(self.architectures).model_fields)
+        for key, wanted in (("baselines", "supervised"), ("students", "feature_distillation")):
+            for method in getattr(self, key):
+                one_of(method, key, self.methods)
+                if method in get_args(Task):
+                    raise ValueError(f"`{key}` has {method!r}, which is a task's name; call the method otherwise")
+                if self.methods[method].objective != wanted:
+                    raise ValueError(f"`{key}` has {method!r}, whose objective is "
+                                     f"{self.methods[method].objective!r}; `{key}` take {wanted!r}")
+        for name, method in self.methods.items():
+            balancers = sorted(file.stem for file in (HERE / "balancers").glob("[a-z]*.py"))
+            one_of(method.balancer, f"methods.{name}.balancer", balancers)
+            if method.objective == "feature_distillation" and not set(self.tasks) <= set(method.lambda_):
+                missing = sorted(set(self.tasks) - set(method.lambda_))
+                raise ValueError(f"`methods.{name}.lambda` has no value for {', '.join(missing)}")
+        return self
+
+    @property
+    def in_force(self):
+        """The protocol that `protocol` names."""
+        return self.protocols[self.protocol]
+
+    def options(self):
+        """The chosen data set's own section, as a plain dict for its reader."""
+        return getattr(self.datasets, self.data).model_dump()
+
+
+    def resolve(self, stage, model, name, seed):
+        """One run as a plain dict: everything that `stage` (teacher, baseline, student) trains by, and nothing else.
+
+        `name` is a task for a teacher and a method otherwise. `Problem` if it is none of the listed.
+        """
+        listed = {"teacher": self.tasks, "baseline": self.baselines, "student": self.students}
+        for value, key, known in ((stage, "the stage", listed), (model, "models", self.models),
+                                  (name, f"{stage}s" if stage != "teacher" else "tasks", listed.get(stage, ())),
+                                  (int(seed), "seeds", self.seeds)):
+            if value not in known:
+                raise Problem(f"{value!r} is not among {', '.join(map(str, known)) or 'nothing'} ({key} in {FILE})"
+                              f"{nearest(value, map(str, known))}")
+        method = {"objective": "supervised", "balancer": "uniform", "title": "STL"}
+        if stage != "teacher":
+            method = self.methods[name].model_dump(by_alias=True)
+        return {"stage": stage, "model": model, "name": name, "seed": int(seed), "data": self.data,
+                "protocol": self.protocol, "tasks": [name] if stage == "teacher" else list(self.tasks),
+                "architecture": getattr(self.architectures, model).model_dump(),
+                "train": self.in_force.train.model_dump(), "method": method,
+                "features": self.features.model_dump(), "switches": self.switches.model_dump()}
+
+
+def folder(model, name, seed):
+    """Where a run leaves its results."""
+    return pathlib.Path(f"out/runs/{model}-{name}-s{seed}")
+
+
+def one_of(value, key, known):
+    if value not in known:
+        raise ValueError(f"`{key}` has {value!r}, which is not among {', '.join(sorted(known))}{nearest(value, known)}")
+
+
+def nearest(word, known):
+    close = difflib.get_close_matches(str(word), list(known), 1, 0.5)
+    return f"; did you mean `{close[0]}`?" if close else ""
+
+
+def load(file=FILE):
+    """The whole of params.yaml, checked. Raises `Problem` with the first mistake in one sentence."""
+    try:
+        text = pathlib.Path(file).read_text()
+    except FileNotFoundError:
+        raise Problem(f"{file} is not here; run from the root of the project") from None
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as mistake:
+        raise Problem(f"{file} is not YAML: {' '.join(str(mistake).split())}") from None
+    if not isinstance(tree, dict):
+        raise Problem(f"{file} holds no keys; take the file from the repository again")
+    try:
+        return Params(**{str(key): value for key, value in tree.items()})
+    except ValidationError as mistake:
+        # a misspelt key is also a missing one: the unknown name is the better news
+        first = min(mistake.errors(), key=lambda error: error["type"] != "extra_forbidden")
+        raise Problem(f"{file}: {sentence(first)}") from None
+
+
+def sentence(mistake):
+    """One pydantic error as a sentence with the key, the value found and what would be right."""
+    where = [part for part in mistake["loc"] if part not in get_args(Literal["supervised", "feature_distillation"])]
+    key, value, kind = ".".join(map(str, where)), mistake["input"], mistake["type"]
+    if kind == "extra_forbidden":
+        known = keys_at(Params, mistake["loc"][:-1])
+        return f"unknown key `{key}`{nearest(where[-1], known)} (known here: {', '.join(known)})"
+    if kind == "missing":
+        return f"`{key}` is missing"
+    if kind == "value_error":
+        prefix = f"`{key}`: " if key else ""
+        return prefix + mistake["msg"].removeprefix("Value error, ")
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        return f"`{key}.objective` must be supervised or feature_distillation, found {value.get('objective')!r}"
+    if isinstance(value, str) and kind in ("float_type", "int_type") and is_number(value):
+        return (f"`{key}` is the text {value!r} to PyYAML though a number to DVC; "
+                f"write {with_point(value)} (with a point before the e)")
+    return f"`{key}` is {value!r}; {mistake['msg'][0].lower()}{mistake['msg'][1:]}"
+
+
+def is_number(text):
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def with_point(text):
+    digits, _, power = text.lower().partition("e")
+    digits = digits if "." in digits else f"{digits}.0"
+    return f"{digits}e{power if power[:1] in '+-' else '+' + power}" if power else digits
+
+
+def keys_at(annotation, path):
+    """Names that are known under `path`, from the models' own fields."""
+    for part in path:
+        if isinstance(annotation, type) and issubclass(annotation, Section):
+            by_key = {field.alias or name: field for name, field in annotation.model_fields.items()}
+            annotation = by_key[part].annotation
+        elif get_origin(annotation) is dict:
+            annotation = get_args(annotation)[1]
+        else:                                              # the tag of a discriminated union
+            members = get_args(get_args(annotation)[0])
+            annotation = next(m for m in members if part in get_args(m.model_fields["objective"].annotation))
+    return [field.alias or name for name, field in annotation.model_fields.items()]
+
+
+def main():
+    params = load()
+    runs = len(params.models) * len(params.seeds)
+    print(f"{FILE}: data {params.data}, protocol {params.protocol}, seeds {params.seeds}; "
+          f"{runs * len(params.tasks)} teachers, {runs * len(params.baselines)} baselines, "
+          f"{runs * len(params.students)} students")
+
+
+if __name__ == "__main__":
+    run(main)

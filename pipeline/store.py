@@ -1,0 +1,253 @@
+"""The frozen teachers' features on disk: one memory-mappable file a teacher and tap, found by identity.
+
+    .work/features/<identity>/{mid,last}.npy    (N, P, C) unit vectors, pixel-major, float32 | float16 | uint8
+    .work/features/<identity>/manifest.json     ids, shapes, CRC-32 and mean squared norm of every image
+    out/features/<model>-s<seed>/<task>.json     what DVC tracks: the identity, bytes, the parity gate's figures
+
+Identity = sha256 of the teacher's weights, its epoch rule, taps, preprocessing, image manifest, storage type and
+batch-norm mode. The bulk is no DVC output: 34 GB are neither hashed nor copied, and A -> B -> A finds them again. A
+missing bulk is rebuilt from the teacher, a stale one never used, a damaged one named.
+
+FEATURES = auto | gpu | ram | disk | live says where a student reads them; it changes no result beyond rounding.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import zlib
+
+import numpy as np
+import torch
+
+import models
+from kernels import normalise, pack, unpack
+from pipeline import checkpoint, data, teachers
+from pipeline.problem import Problem
+from pipeline.progress import Line
+
+BULK = checkpoint.WORK / "features"
+BATCH = 8                  # images a teacher forward; fixed, so that a rebuild gives the same bits
+CHECKED = 16               # images that the parity gate recomputes
+# cosine and absolute difference between stored and live unit features that rounding explains
+PARITY = {"float32": (0.99999, 1e-4), "float16": (0.9999, 1e-3), "uint8": (0.9999, 5e-3)}
+
+
+def manifest_file(run, task):
+    return pathlib.Path(f"out/features/{run['model']}-s{run['seed']}/{task}.json")
+
+
+def identity(run, task):
+    """The directory's name: everything that decides the features' bytes."""
+    path = teachers.weights_file(run, task)
+    try:
+        weights = checkpoint.digest(path)
+    except FileNotFoundError:
+        raise Problem(f"{path} is not there; run `make teacher`") from None
+    facts = {"weights": weights, "features": run["features"], "taps": models.TAPS, "preprocessing": "image / 255",
+             "data": data.fingerprint(data.load_manifest()), "batch_norm": "running"}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def build(run, task, split, device):
+    """Write one teacher's features of `split` and pass them through the parity gate; returns the bulk's manifest.
+
+    Goes on after a kill from the last whole batch. `Problem` before any work when the disk is too small.
+    """
+    name = identity(run, task)
+    teacher = teachers.load(run, task, split.classes, device)
+    dtype = getattr(torch, run["features"]["dtype"])
+    with torch.no_grad():
+        probe = teacher.features(split.batch([0])[0])[task]
+    shapes = {tap: (len(split), probe[tap][0, 0].numel(), probe[tap].shape[1]) for tap in models.TAPS}
+    needed = sum(int(np.prod(shape)) for shape in shapes.values()) * dtype.itemsize
+    code = checkpoint.fingerprint(name)
+    partial = BULK / f"{name}.partial-{code}"
+    done = read_progress(partial)
+    written = needed * done["images"] // len(split)
+    free = shutil.disk_usage(checkpoint.PROJECT if not BULK.exists() else BULK).free + written
+    print(f"features of {task}: {needed / 1e6:.1f} MB predicted, {free / 1e9:.1f} GB free")
+    if needed > free:
+        raise Problem(f"the {task} teacher's features need {needed:,} bytes but {BULK} has {free:,} free; make room, "
+                      "set `features.dtype: uint8`, or lower `train` or the size in the protocol's `data`")
+    partial.mkdir(parents=True, exist_ok=True)
+    arrays = {tap: np.lib.format.open_memmap(partial / f"{tap}.npy", "r+" if done["images"] else "w+",
+                                             np.dtype(run["features"]["dtype"]), shape)
+              for tap, shape in shapes.items()}
+    line = Line(f"features {run['model']}-{task}-s{run['seed']}", len(split))
+    for begin in range(done["images"], len(split), BATCH):
+        index = list(range(begin, min(begin + BATCH, len(split))))
+        stored, energies = encode(teacher, split.batch(index)[0], task, dtype)
+        for tap in models.TAPS:
+            arrays[tap][index] = stored[tap]
+            done["crc32"][tap] += [zlib.crc32(image) for image in stored[tap]]
+            done["energy"][tap] += energies[tap]
+        done["images"] = index[-1] + 1
+        checkpoint.write(partial / "progress.json", json.dumps(done).encode())
+        line.step(done["images"])
+    actual = sum((partial / f"{tap}.npy").stat().st_size for tap in models.TAPS)
+    cosine, gap = parity(teacher, split, task, arrays, name)
+    line.close(f"{actual / 1e6:.1f} MB written; parity: cosine {cosine:.7f}, largest difference {gap:.1e}")
+    bounds = PARITY[run["features"]["dtype"]]
+    if not (cosine > bounds[0] and gap < bounds[1]):
+        raise Problem(f"stored {task} features differ from the live teacher's (cosine {cosine:.6f}, bound {bounds[0]}; "
+                      f"difference {gap:.1e}, bound {bounds[1]}); remove {partial} and run `make features` again")
+    manifest = {"identity": name, "code": code, "bytes": actual, "ids": split.ids, "dtype": run["features"]["dtype"],
+                "shapes": shapes, "crc32": done["crc32"], "energy": done["energy"],
+                "parity": {"images": min(CHECKED, len(split)), "cosine": cosine, "largest_difference": gap}}
+    for array in arrays.values():
+        array.flush()
+    checkpoint.write(partial / "manifest.json", json.dumps(manifest).encode())
+    (partial / "progress.json").unlink()
+    shutil.rmtree(BULK / name, ignore_errors=True)
+    os.replace(partial, BULK / name)
+    return json.loads((BULK / name / "manifest.json").read_text())
+
+
+def read_progress(partial):
+    try:
+        return json.loads((partial / "progress.json").read_text())
+    except FileNotFoundError:
+        return {"images": 0, "crc32": {tap: [] for tap in models.TAPS}, "energy": {tap: [] for tap in models.TAPS}}
+
+
+@torch.no_grad()
+def encode(teacher, image, task, dtype):
+    """Images -> {tap: stored (B, P, C) numpy}, {tap: mean squared norms}."""
+    stored, energies = {}, {}
+    for tap, feature in teacher.features(image)[task].items():
+        unit, energy = normalise(feature)
+        stored[tap], energies[tap] = pack(unit, dtype).cpu().contiguous().numpy(), energy.tolist()
+    return stored, energies
+
+
+@torch.no_grad()
+def parity(teacher, split, task, arrays, name):
+    """Recompute some images alone: the lowest per-image cosine and the largest difference to what is stored."""
+    chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(int(name[:8], 16)))[:CHECKED].tolist()
+    cosine, gap = 1.0, 0.0
+    for i in chosen:
+        image = split.batch([i])[0]
+        for tap, feature in teacher.features(image)[task].items():
+            live = normalise(feature)[0][0].cpu().double()
+            kept = unpack(torch.from_numpy(np.array(arrays[tap][i])))
+            gap = max(gap, (live - kept).abs().max().item())
+            same = torch.nn.functional.cosine_similarity(live.flatten(), kept.double().flatten(), 0)
+            cosine = min(cosine, same.item())
+    return cosine, gap
+
+
+def load_bulk(run, task, split):
+    """The bulk's manifest, or None when it has to be built. `Problem` if the tracked manifest is missing or stale."""
+    path, name = manifest_file(run, task), identity(run, task)
+    try:
+        tracked = json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        raise Problem(f"{path} is missing or damaged; run `make features`") from None
+    if tracked["identity"] != name:
+        raise Problem(f"{path} is stale: it belongs to features {tracked['identity']}, teacher and data now call for "
+                      f"{name}; run `make features`")
+    try:
+        manifest = json.loads((BULK / name / "manifest.json").read_text())
+    except FileNotFoundError:
+        return None
+    if manifest["ids"] != split.ids:
+        raise Problem(f"{BULK / name} holds other images than out/data/train; remove it and run the command again")
+    return manifest
+
+
+def open_for(run, task, split, device):
+    """A source of one teacher's features for a student: `batch(index, image, taps)`, `describe()`."""
+    place = os.environ.get("FEATURES", "auto")
+    if place not in ("auto", "gpu", "ram", "disk", "live"):
+        raise Problem(f"FEATURES is {place!r}; it can be auto, gpu, ram, disk or live")
+    if place == "live":
+        return Live(run, task, split.classes, device)
+    manifest = load_bulk(run, task, split)
+    if manifest is None:
+        print(f"features of {task} are missing under {BULK}; rebuilding them from the teacher")
+        manifest = build(run, task, split, device)
+    if place == "auto":
+        place = roomiest(manifest["bytes"], device)
+    elif place == "gpu" and device.type != "cuda":
+        raise Problem("FEATURES is 'gpu' but the run is on the CPU; set FEATURES=ram or DEVICE=cuda")
+    return Cached(manifest, place, device)
+
+
+def roomiest(needed, device):
+    """The fastest tier that `needed` bytes fit in: four fifths of the free GPU memory, half of the free RAM, disk."""
+    if device.type == "cuda" and needed < 0.8 * torch.cuda.mem_get_info(device)[0]:
+        return "gpu"
+    return "ram" if needed < 0.5 * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") else "disk"
+
+
+class Live:
+    """A teacher that runs with every batch. `batch_statistics`: its batch norm takes each batch's own statistics, as
+    in the released KD4MTL, which never puts its teachers in eval mode; nothing can be cached then."""
+
+    def __init__(self, run, task, classes, device, batch_statistics=False):
+        self.task, self.batch_statistics = task, batch_statistics
+        self.network = teachers.load(run, task, classes, device).train(batch_statistics)
+
+    @torch.no_grad()
+    def batch(self, index, image, taps):
+        """{tap: (unit features (B, P, C), mean squared norm (B,))} of the images (B, 3, H, W)."""
+        features = self.network.features(image)[self.task]
+        return {tap: normalise(features[tap]) for tap in taps}
+
+    def describe(self):
+        return f"live, batch norm in {'train' if self.batch_statistics else 'eval'} mode"
+
+
+class Cached:
+    """Stored features of one teacher. Every image's checksum is checked once, when it is first read."""
+
+    def __init__(self, manifest, place, device):
+        self.manifest, self.place, self.device = manifest, place, device
+        self.folder = BULK / manifest["identity"]
+        self.arrays = {tap: self.open(tap) for tap in manifest["shapes"]}
+        self.energy = {tap: torch.tensor(values, dtype=torch.float64, device=device)
+                       for tap, values in manifest["energy"].items()}
+        self.unchecked = {tap: set(range(len(manifest["ids"]))) for tap in self.arrays}
+        if place in ("gpu", "ram"):
+            for tap, array in self.arrays.items():
+                array = np.array(array)
+                self.check(tap, array, range(len(array)))
+                self.arrays[tap] = torch.from_numpy(array).to(device if place == "gpu" else "cpu")
+
+    def open(self, tap):
+        path, shape = self.folder / f"{tap}.npy", tuple(self.manifest["shapes"][tap])
+        try:
+            array = np.load(path, mmap_mode="r")
+        except (OSError, ValueError, EOFError) as mistake:
+            raise self.damage(path, mistake) from None
+        if array.shape != shape or array.dtype != self.manifest["dtype"]:
+            raise self.damage(path, f"{array.dtype} {array.shape}, expected {self.manifest['dtype']} {shape}")
+        return array
+
+    def check(self, tap, images, index):
+        """Compare the CRC-32 of `images` (one an entry of `index`) with the manifest's; `Problem` on damage."""
+        for image, i in zip(images, index, strict=True):
+            if i in self.unchecked[tap]:
+                if zlib.crc32(np.ascontiguousarray(image)) != self.manifest["crc32"][tap][i]:
+                    raise self.damage(self.folder / f"{tap}.npy", f"checksum of image {self.manifest['ids'][i]}")
+                self.unchecked[tap].discard(i)
+
+    def damage(self, path, what):
+        return Problem(f"{path} is damaged ({what}); remove {self.folder} and run the same command again: the features "
+                       "are rebuilt and training goes on from its last epoch")
+
+    def batch(self, index, image, taps):
+        """{tap: (stored unit features (B, P, C), mean squared norm (B,))} of the images at positions `index`."""
+        out = {}
+        for tap in taps:
+            stored = self.arrays[tap][index]
+            if self.place == "disk":
+                self.check(tap, stored, index)
+                stored = torch.from_numpy(stored)
+            out[tap] = stored.to(self.device, non_blocking=True), self.energy[tap][index]
+        return out
+
+    def describe(self):
+        return f"{self.manifest['bytes'] / 1e6:.0f} MB {self.manifest['dtype']} in {self.place}"

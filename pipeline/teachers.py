@@ -1,0 +1,28 @@
+"""Networks for a run's row, and frozen single-task teachers read back from their finished runs."""
+
+import torch
+
+import models
+from pipeline import checkpoint, params
+from pipeline.tasks import TASKS
+
+
+def network(run, tasks, classes, device):
+    """The row's architecture with one head a task, channels last (convolutions are faster so, CPU and GPU)."""
+    channels = {task: TASKS[task].channels(len(classes)) for task in tasks}
+    built = models.load(run["model"], channels, run["train"]["width"], **run["architecture"])
+    return built.to(device, memory_format=torch.channels_last)
+
+
+def weights_file(run, task):
+    return params.folder(run["model"], task, run["seed"]) / "weights.pt"
+
+
+def load(run, task, classes, device):
+    """One task's frozen teacher in eval mode, at the epoch that `features.teacher` names."""
+    path = weights_file(run, task)
+    stage = f"teacher@{run['model']}-{task}-{run['seed']}"
+    states = checkpoint.read_weights(path, f"run `dvc checkout --force {path}`, or `dvc repro --force -s {stage}`")
+    teacher = network(run, [task], classes, device)
+    teacher.load_state_dict(states[run["features"]["teacher"]])
+    return teacher.requires_grad_(False).eval()

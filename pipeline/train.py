@@ -1,0 +1,192 @@
+"""Stages `teacher`, `baseline` and `student`: the one training loop.
+
+    python -m pipeline.train teacher segnet semantic 0       a single-task network
+    python -m pipeline.train baseline segnet uniform 0       a multi-task network on the labels alone
+    python -m pipeline.train student segnet ours 0           a multi-task network that follows the teachers
+
+Writes out/runs/<model>-<name>-s<seed>/: weights.pt (state dicts of the last epoch and of the one with the lowest
+training loss), curve.csv (an epoch a row), run.yaml (the resolved row), cost.json (time and memory). Killed at any
+moment, the same command goes on from the last finished epoch and ends with the same bits.
+"""
+
+import csv
+import io
+import json
+import math
+import resource
+import sys
+import time
+
+import torch
+import yaml
+
+from pipeline import balancers, checkpoint, data, device, objectives, params, teachers
+from pipeline.measure import measure
+from pipeline.metrics import METRICS
+from pipeline.problem import Problem, run
+from pipeline.progress import Line
+
+
+def main(stage, model_name, name, seed):
+    row = params.load().resolve(stage, model_name, name, seed)
+    training, tasks, title = row["train"], row["tasks"], f"{model_name}-{name}-s{seed}"
+    where = device.pick()
+    train, test = data.Split("train", where), data.Split("test", where)
+
+    # -- what is trained: the same seed gives every method of a row the same first weights
+    torch.manual_seed(row["seed"])
+    model = teachers.network(row, tasks, train.classes, where)
+    objective = objectives.load(row["method"]["objective"], row, model, train, where)
+    balancer = balancers.load(row["method"]["balancer"], tasks)
+    torch.manual_seed(row["seed"])              # what training draws does not depend on what was built
+    optimiser = torch.optim.Adam(model.parameters(), training["lr"])
+    print(f"{title}: {sum(p.numel() for p in model.parameters()):,} parameters, {device.describe(where)}; "
+          f"{len(train)} images; {objective.describe()}")
+
+    # -- what is already there
+    work = checkpoint.Run(title, checkpoint.fingerprint(row, data.fingerprint(data.load_manifest()), str(where),
+                                                        teacher_digests(row)))
+    state = work.load()
+    holders = {"model": model, "optimiser": optimiser, "objective": objective, "balancer": balancer}
+    curve, best, seconds, memory = [], None, 0.0, 0.0
+    if state:
+        for key, holder in holders.items():
+            holder.load_state_dict(state[key])
+        torch.set_rng_state(state["rng"])
+        curve, best, seconds, memory = state["curve"], state["best"], state["seconds"], state["memory"]
+        print(f"{title}: going on from epoch {len(curve)}")
+
+    # -- the epochs
+    batch = training["batch"]
+    steps = len(train) // batch if row["switches"]["drop_last"] else math.ceil(len(train) / batch)
+    for epoch in range(len(curve), training["epochs"]):
+        model.train()
+        balancer.start_epoch([[line[f"loss_{task}"] for task in tasks] for line in curve])
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(mix(row["seed"], epoch))).tolist()
+        line, begun, sums, broken = Line(f"{title} epoch {epoch + 1}/{training['epochs']}", steps), time.time(), 0, None
+        for step in range(steps):
+            index = order[step * batch:(step + 1) * batch]
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate(training, epoch, step, steps)
+            image, targets = train.batch(index)
+            predictions, features = model(image)
+            losses, terms = objective(index, image, predictions, features, targets)
+            optimiser.zero_grad(set_to_none=True)
+            balancers.backward(balancer, losses, terms)
+            optimiser.step()
+            objective.step()
+            values = torch.stack([*losses, *terms.values()]).detach().double()
+            # sums stay on the device; the first non-finite step is found without waiting for it
+            broken = torch.where(values.isfinite(), steps, step) if broken is None else torch.minimum(
+                broken, torch.where(values.isfinite(), steps, step))
+            sums = sums + values
+            if line.live:
+                line.step(step + 1, f"loss {values.sum().item():.4f}")
+        names = [*(f"loss_{task}" for task in tasks), *terms]
+        stop_if_broken(title, epoch, steps, names, broken)
+        seconds += time.time() - begun
+        curve.append({"epoch": epoch + 1, "lr": learning_rate(training, epoch, steps - 1, steps),
+                      **dict(zip(names, (sums / steps).tolist(), strict=True)),
+                      **flat(measured(title, model, test, row, where))})
+        memory = max(memory, peak_memory(where))
+        # KD4MTL selects by the mean task loss on training batches, distances not counted (quirk Q5)
+        if best is None or train_loss(curve[-1], tasks) < train_loss(curve[best["epoch"] - 1], tasks):
+            best = {"epoch": epoch + 1, "weights": copy(model)}
+        work.save({**{key: holder.state_dict() for key, holder in holders.items()}, "rng": torch.get_rng_state(),
+                   "curve": curve, "best": best, "seconds": seconds, "memory": memory})
+        line.close(summary(curve[-1], tasks, (time.time() - begun) / steps, seconds, epoch, training["epochs"]))
+
+    # -- what is left behind
+    folder = params.folder(model_name, name, seed)
+    checkpoint.write(folder / "weights.pt", checkpoint.pack({"last": copy(model), "train_loss": best["weights"]}))
+    checkpoint.write(folder / "curve.csv", table(curve).encode())
+    checkpoint.write(folder / "run.yaml", yaml.safe_dump(row, sort_keys=False).encode())
+    cost = {"parameters": sum(p.numel() for p in model.parameters()), "steps": steps * training["epochs"],
+            "seconds_per_step": seconds / (steps * training["epochs"]), "peak_memory_mb": memory,
+            "backward_passes": 1, "device": device.describe(where)}
+    checkpoint.write(folder / "cost.json", (json.dumps(cost, indent=1) + "\n").encode())
+    work.done()
+
+
+def learning_rate(training, epoch, step, steps):
+    """The rate of one step, a pure function, so that a resumed run has nothing to restore.
+
+    constant; step: times `step_factor` after every `step_every` epochs (KD4MTL, epochs 100 on; without its off-by-one,
+    quirk Q2); onecycle: torch's OneCycleLR with its defaults, cosine from lr / 25 up over 30 %, down to lr / 250,000.
+    """
+    peak = training["lr"]
+    if training["schedule"] == "constant":
+        return peak
+    if training["schedule"] == "step":
+        return peak * training["step_factor"] ** (epoch // training["step_every"])
+    total = training["epochs"] * steps
+    now, top = epoch * steps + step, max(0.3 * total - 1, 1e-9)
+    low, high, share = (peak / 25, peak, now / top) if now <= top else (
+        peak, peak / 25e4, (now - top) / max(total - 1 - top, 1e-9))
+    return high + (low - high) * (1 + math.cos(math.pi * share)) / 2
+
+
+def mix(seed, epoch):
+    """One generator seed for the order of one epoch."""
+    return seed * 1_000_003 + epoch
+
+
+def teacher_digests(row):
+    """Checksums of the teachers a student depends on; nothing for the other stages."""
+    if row["stage"] != "student":
+        return []
+    return [checkpoint.digest(teachers.weights_file(row, task)) for task in row["tasks"]]
+
+
+def stop_if_broken(title, epoch, steps, names, broken):
+    for name, step in zip(names, broken.tolist(), strict=True):
+        if step < steps:
+            raise Problem(f"{title}: {name} is not finite at epoch {epoch + 1}, step {step + 1}; lower the learning "
+                          "rate of the protocol in force. Finished epochs are kept; a changed row starts anew")
+
+
+def measured(title, model, split, row, where):
+    try:
+        return measure(model, split, row["tasks"], row["switches"]["official_batch"], where)
+    except FloatingPointError as mistake:
+        raise Problem(f"{title}: {mistake}; lower the learning rate of the protocol in force") from None
+
+
+def train_loss(line, tasks):
+    return sum(line[f"loss_{task}"] for task in tasks) / len(tasks)
+
+
+def flat(metrics):
+    return {f"{protocol}.{name}": value for protocol, values in metrics.items() for name, value in values.items()}
+
+
+def copy(model):
+    return {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
+
+
+def peak_memory(where):
+    """Megabytes: of the GPU's allocator, or of this process."""
+    if where.type == "cuda":
+        return torch.cuda.max_memory_allocated(where) / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+def summary(line, tasks, per_step, seconds, epoch, epochs):
+    """The epoch's line: training loss, the first metric of each task, seconds an iteration, time left."""
+    shown = {METRICS[name].task: name for name in reversed(METRICS)}
+    left = seconds / (epoch + 1) * (epochs - epoch - 1)
+    metrics = "  ".join(f"{METRICS[shown[task]].title} {line[f'official.{shown[task]}']:.4g}" for task in tasks)
+    return f"loss {train_loss(line, tasks):.4f}  {metrics}  {per_step:.2f} s/it  {left:.0f} s left"
+
+
+def table(curve):
+    """curve.csv: full precision, so that equal runs give equal files."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, curve[0].keys(), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(curve)
+    return text.getvalue()
+
+
+if __name__ == "__main__":
+    run(main, *sys.argv[1:])

@@ -1,0 +1,73 @@
+"""Working folders for tests: the verbs read params.yaml and write out/ and .work/ where they are started."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def smoke(text):
+    """params.yaml at its smallest: the smoke protocol, one architecture."""
+    return re.sub(r"^models: .*", "models: [segnet]", re.sub(r"^protocol: .*", "protocol: smoke", text, flags=re.M),
+                  flags=re.M)
+
+
+@pytest.fixture
+def params_text():
+    return (ROOT / "params.yaml").read_text()
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, params_text):
+    """An empty working folder with the smoke params.yaml; nothing has run."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("DEVICE", "FEATURES", "KERNELS"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "params.yaml").write_text(smoke(params_text))
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A folder in which every stage but the table has run once at smoke size; tests copy it, never write to it."""
+    from pipeline import evaluate, features, prepare, train
+
+    place, before = tmp_path_factory.mktemp("trained"), os.getcwd()
+    os.chdir(place)
+    try:
+        (place / "params.yaml").write_text(smoke((ROOT / "params.yaml").read_text()))
+        prepare.main()
+        for task in ("semantic", "depth", "normal"):
+            train.main("teacher", "segnet", task, "0")
+            features.main("segnet", task, "0")
+            evaluate.main("teacher", "segnet", task, "0")
+        for stage, name in (("baseline", "uniform"), ("student", "ours")):
+            train.main(stage, "segnet", name, "0")
+            evaluate.main(stage, "segnet", name, "0")
+    finally:
+        os.chdir(before)
+    return place
+
+
+@pytest.fixture
+def copy(trained, tmp_path, monkeypatch):
+    """A copy of `trained` as the working folder."""
+    import shutil
+
+    shutil.copytree(trained, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    for name in ("DEVICE", "FEATURES", "KERNELS"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path / "copy"
+
+
+def command(*words, cwd=None, code=None, **environment):
+    """Run `python -m words` (or `python -c code words`) as a user would; the finished process."""
+    what = ["-c", code] if code else ["-m"]
+    return subprocess.run([sys.executable, *what, *words], cwd=cwd, capture_output=True, text=True,
+                          env=os.environ | {"PYTHONPATH": str(ROOT)} | environment)

@@ -1,0 +1,218 @@
+"""The shape of the project: what dvc.yaml declares, which way imports flow, and what each edit reruns (real DVC)."""
+
+import ast
+import itertools
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+PACKAGES = ("pipeline", "models", "kernels")
+CODE = sorted(path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+# A line may import only from lines above it.
+LAYERS = [
+    ["pipeline.problem", "kernels.reference", "pipeline.metrics"],
+    ["kernels", "pipeline.progress", "pipeline.device", "pipeline.checkpoint", "pipeline.params"],
+    ["models", "models.adaptor", "models.segnet"],
+    ["models.mtan"],
+    ["pipeline.data", "pipeline.tasks"],
+    [ "pipeline.data.scenes", "pipeline.data.nyuv2", "pipeline.teachers", "pipeline.measure"],
+    ["pipeline.store", "pipeline.balancers", "pipeline.balancers.uniform", "pipeline.objectives",
+     "pipeline.objectives.supervised"],
+    ["pipeline.objectives.feature_distillation"],
+    ["pipeline.prepare", "pipeline.train", "pipeline.features", "pipeline.evaluate", "pipeline.table"],
+]
+# Code that decides no number: messages, where things run and lie, the check of params.yaml (whose sections DVC tracks).
+NUMBERLESS = {"pipeline", "pipeline.problem", "pipeline.progress", "pipeline.device", "pipeline.checkpoint",
+              "pipeline.params", "kernels", "models", "pipeline.objectives"}
+# What a stage imports by name at run time.
+ROWS = ["pipeline.balancers.uniform", "pipeline.objectives.supervised"]
+BY_NAME = {"prepare": ["pipeline.data.scenes"], "teacher": ROWS, "baseline": ROWS,
+           "student": [*ROWS, "pipeline.objectives.feature_distillation"]}
+
+
+def name_of(path):
+    return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {name_of(path): path for path in CODE}
+
+
+def imports(module):
+    """Project modules that `module` imports, at any depth of its source."""
+    found = set()
+    for node in ast.walk(ast.parse((ROOT / MODULES[module]).read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found & MODULES.keys() - {module}
+
+
+def reached(start):
+    seen, todo = set(), list(start)
+    while todo:
+        module = todo.pop()
+        if module not in seen:
+            seen.add(module)
+            todo += imports(module)
+    return seen
+
+
+def test_every_module_has_a_layer():
+    assert sorted(itertools.chain(*LAYERS)) == sorted(MODULES.keys() - {"pipeline"})
+
+
+def test_imports_flow_one_way():
+    rank = {module: i for i, layer in enumerate(LAYERS) for module in layer}
+    wrong = [f"{module} imports {other}" for module in rank for other in imports(module)
+             if other != "pipeline" and rank[other] >= rank[module]]
+    assert not wrong
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_stage_declares_the_code_it_reaches(stage):
+    definition = STAGES[stage]
+    verb = re.search(r"-m (pipeline\.\w+)", definition["cmd"])[1]
+    start = [verb, *BY_NAME.get(stage, [])]
+    if "model" in definition.get("matrix", {}):
+        start.append("models.segnet")
+    wanted = {str(MODULES[m]) for m in reached(start) - NUMBERLESS}
+    declared = {d.replace("${data}", "scenes").replace("${item.model}", "segnet")
+                for d in definition["deps"] if d.endswith(".py")}
+    assert declared == wanted
+
+
+def test_the_other_models_and_readers_reach_nothing_undeclared():
+    assert reached(["models.mtan"]) - NUMBERLESS == {"models.mtan", "models.segnet"}
+    assert reached(["pipeline.data.nyuv2"]) - NUMBERLESS == {"pipeline.data.nyuv2"}
+
+
+def test_files_stay_small():
+    assert not [str(path) for path in CODE if len((ROOT / path).read_text().splitlines()) > 350]
+
+
+def test_verbs_are_files_and_make_words():
+    words = set(re.findall(r"^([a-z0-9-]+):.*## ", (ROOT / "Makefile").read_text(), re.M))
+    assert {stage.split("-")[0] for stage in STAGES} <= words
+
+
+# -- real DVC over stub commands: a stub hashes its dependencies and sections into its outputs
+
+STUB = '''
+import hashlib, pathlib, sys, yaml
+lists = {"-d": [], "-o": [], "-p": []}
+for word in sys.argv[1:]:
+    if word in lists:
+        current = lists[word]
+    else:
+        current.append(word)
+digest = hashlib.sha256()
+for dep in sorted(lists["-d"]):
+    files = [dep] if pathlib.Path(dep).is_file() else sorted(p for p in pathlib.Path(dep).rglob("*") if p.is_file())
+    for file in files:
+        digest.update(str(file).encode() + pathlib.Path(file).read_bytes())
+params = yaml.safe_load(open("params.yaml"))
+for key in lists["-p"]:
+    value = params
+    for part in key.split("."):
+        value = value[part]
+    digest.update(f"{key}={value}".encode())
+for out in lists["-o"]:
+    path = pathlib.Path(out)
+    if path.suffix:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    else:
+        path.mkdir(parents=True, exist_ok=True)
+        path /= "content"
+    path.write_text("epoch,x" + chr(10) + "1," + digest.hexdigest() if out.endswith("csv") else
+                    '{"x": "' + digest.hexdigest() + '"}')
+'''
+
+
+def paths(entries):
+    return [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A copy of the DAG, run once; each test edits params.yaml, repros and puts it back."""
+    folder = tmp_path_factory.mktemp("dag")
+    for name in PACKAGES:
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / ".dvc").mkdir()
+    shutil.copy(ROOT / ".dvc/config", folder / ".dvc")
+    (folder / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
+    shutil.copy(ROOT / ".dvcignore", folder)
+    (folder / "stub.py").write_text(STUB)
+    stages = {}
+    for name, stage in STAGES.items():
+        outs = [path for kind in ("outs", "metrics", "plots") for path in paths(stage.get(kind, []))]
+        stages[name] = stage | {"cmd": " ".join([sys.executable, "stub.py", "-d", *stage["deps"], "-o", *outs, "-p",
+                                                 *stage["params"]])}
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    # one architecture is enough here, and halves the time
+    params = re.sub(r"^models: .*", "models: [segnet]", (ROOT / "params.yaml").read_text(), flags=re.M)
+    params = re.sub(r"^baselines: .*", "baselines: [uniform, other]", params, flags=re.M)
+    (folder / "params.yaml").write_text(params.replace("\nmethods:", "\nmethods:" + ROW.format("other")))
+    assert repro(folder) == EVERYTHING
+    return folder
+
+
+def repro(folder):
+    """Stages that `dvc repro` ran (not those it took from the run cache)."""
+    done = subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return set(re.findall(r"Running stage '([^']+)'", done.stdout))
+
+
+TEACHERS = {f"teacher@segnet-{task}-0" for task in ("semantic", "depth", "normal")}
+FEATURES = {stage.replace("teacher", "features") for stage in TEACHERS}
+JUDGED = {"evaluate-" + stage for stage in TEACHERS}
+BASELINES = {f"{verb}@segnet-{row}-0" for verb in ("baseline", "evaluate-baseline") for row in ("uniform", "other")}
+STUDENT = {"student@segnet-ours-0", "evaluate-student@segnet-ours-0"}
+EVERYTHING = {"prepare", "table"} | TEACHERS | FEATURES | JUDGED | BASELINES | STUDENT
+ROW = "\n  {0}:\n    title: {0}\n    objective: supervised\n    balancer: uniform"
+EDITS = {
+    "lambda": ([("semantic: 1.0, depth: 1.0", "semantic: 1.0, depth: 3.0")], STUDENT | {"table"}),
+    "epochs": ([("      epochs: 12", "      epochs: 13")], EVERYTHING - {"prepare"}),
+    "data-size": ([("train: 240", "train: 241")], EVERYTHING),
+    "method-added": ([("baselines: [", "baselines: [more, "), ("\nmethods:", "\nmethods:" + ROW.format("more"))],
+                     {"baseline@segnet-more-0", "evaluate-baseline@segnet-more-0", "table"}),
+    "method-reordered": ([("baselines: [uniform, other]", "baselines: [other, uniform]")], {"table"}),
+    # the order of tasks is the order of the losses
+    "tasks-reordered": ([("tasks: [semantic, depth, normal]", "tasks: [normal, depth, semantic]")],
+                        BASELINES | STUDENT | {"table"}),
+    "seed-added": ([("seeds: [0]", "seeds: [0, 1]")], {stage.replace("-0", "-1") for stage in
+                                                       EVERYTHING - {"prepare", "table"}} | {"table"}),
+    "selection": ([("selection: train_loss", "selection: last")], {"table"}),
+    "protocol-not-in-force": ([("epochs: 200", "epochs: 100")], set()),
+    "student-only-switch": ([("adaptor: linear", "adaptor: nonlinear")], STUDENT | {"table"}),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_edit_reruns_exactly(project, edit):
+    changes, expected = EDITS[edit]
+    file = project / "params.yaml"
+    before = text = file.read_text()
+    for old, new in changes:
+        assert old in text, old
+        text = text.replace(old, new, 1)
+    file.write_text(text)
+    try:
+        assert repro(project) == expected
+        assert repro(project) == set()
+    finally:
+        file.write_text(before)
+    # A -> B -> A: everything comes back from the run cache, but a new row's metrics stay in out/metrics, which only
+    # the table reads
+    assert repro(project) <= ({"table"} if edit in ("method-added", "seed-added") else set())
+

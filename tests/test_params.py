@@ -1,0 +1,95 @@
+"""params.yaml: every mistake is one sentence with the key, found before anything runs."""
+
+import pytest
+import yaml
+from conftest import command
+
+from pipeline import params
+from pipeline.problem import Problem
+
+# edit of the shipped file -> words the sentence must hold
+MISTAKES = {
+    "unknown-key": (("      epochs: 12", "      epoch: 12"), ("protocols.laptop.train.epoch", "`epochs`")),
+    "unknown-top": (("seeds: [0]", "seed: [0]"), ("`seed`", "`seeds`")),
+    "unknown-in-method": (("    taps: [mid, last]", "    tap: [mid, last]"), ("methods.ours.tap`", "`taps`")),
+    "missing": (("    adaptor: linear      #", "    #"), ("methods.ours.adaptor", "missing")),
+    "text-number": (("lr: 2.0e-3", "lr: 1e-4"), ("protocols.laptop.train.lr", "'1e-4'", "1.0e-4")),
+    "text-power": (("lr: 2.0e-3", "lr: 1.5e4"), ("protocols.laptop.train.lr", "'1.5e4'", "1.5e+4")),
+    "wrong-type": (("      epochs: 12", "      epochs: twelve"), ("protocols.laptop.train.epochs", "'twelve'")),
+    "float-epochs": (("      epochs: 12", "      epochs: 12.5"), ("protocols.laptop.train.epochs", "12.5")),
+    "negative": (("lr: 2.0e-3", "lr: -2.0e-3"), ("protocols.laptop.train.lr", "-0.002", "greater than 0")),
+    "not-finite": (("lr: 2.0e-3", "lr: .inf"), ("protocols.laptop.train.lr", "inf")),
+    "size": (("height: 96", "height: 100"), ("protocols.laptop.data.height", "100", "multiple of 32")),
+    "holes": (("holes: 0.08", "holes: 1.5"), ("datasets.scenes.holes", "1.5", "0.9")),
+    "data": (("data: scenes ", "data: scene "), ("`data`", "'scene'", "nyuv2")),
+    "protocol": (("protocol: laptop", "protocol: latop"), ("'latop'", "`laptop`")),
+    "model": (("models: [segnet", "models: [segnett"), ("'segnett'", "`segnet`")),
+    "method": (("students: [ours]", "students: [our]"), ("'our'", "`ours`")),
+    "method-kind": (("students: [ours]", "students: [uniform]"), ("students", "'uniform'", "supervised")),
+    "objective": (("objective: feature_distillation", "objective: distill"), ("methods.ours.objective", "'distill'")),
+    "balancer": (("    balancer: uniform\n  ours", "    balancer: unifrom\n  ours"), ("'unifrom'", "`uniform`")),
+    "twice": (("seeds: [0]", "seeds: [0, 0]"), ("seeds", "[0, 0]")),
+    "seed": (("seeds: [0]", "seeds: [-1]"), ("seeds.0", "-1")),
+    "lambda": (("lambda: {semantic: 1.0, depth: 1.0, normal: 2.0}", "lambda: {semantic: 1.0, depth: 1.0}"),
+               ("methods.ours.lambda", "normal")),
+    "lambda-task": (("lambda: {semantic", "lambda: {semantics"), ("methods.ours.lambda.semantics",)),
+    "batch": (("      batch: 8", "      batch: 800"), ("800", "240")),
+    "step": (("      step_factor: 0.5\n", ""), ("step_factor", "step")),
+    "not-yaml": (("seeds: [0]", "seeds: [0"), ("not YAML",)),
+    "no-bool": (("drop_last: true", "drop_last: 'yes'"), ("switches.drop_last", "'yes'")),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_mistake_is_a_sentence(case, folder, params_text):
+    (old, new), words = MISTAKES[case]
+    assert old in params_text
+    (folder / "params.yaml").write_text(params_text.replace(old, new, 1))
+    with pytest.raises(Problem) as caught:
+        params.load()
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    assert all(word in sentence for word in words), sentence
+
+
+def test_shipped_file_is_right_and_reads_the_same_under_dvc(folder, params_text):
+    from dvc.utils.serialize import load_yaml
+
+    (folder / "params.yaml").write_text(params_text)
+    chosen = params.load()
+    assert (chosen.data, chosen.protocol) == ("scenes", "laptop")
+    assert load_yaml(folder / "params.yaml") == yaml.safe_load(params_text)
+
+
+def test_both_protocols_and_both_data_sets_are_one_word_away(folder, params_text):
+    for data in ("scenes", "nyuv2"):
+        for protocol in ("laptop", "paper", "smoke"):
+            text = params_text.replace("data: scenes ", f"data: {data} ")
+            (folder / "params.yaml").write_text(text.replace("protocol: laptop", f"protocol: {protocol}"))
+            chosen = params.load()
+            assert (chosen.data, chosen.protocol) == (data, protocol)
+    paper = chosen.protocols["paper"]
+    assert (paper.train.epochs, paper.train.batch, paper.train.lr, paper.train.width) == (200, 2, 1e-4, 1.0)
+    assert (paper.data.height, paper.data.width, paper.data.train, paper.data.test) == (288, 384, 795, 654)
+    assert (paper.train.adaptor_lr, paper.train.adaptor_l2) == (0.1, 5e-4)
+
+
+def test_command_line_says_one_line_and_exits_2(folder, params_text):
+    (folder / "params.yaml").write_text(params_text.replace("      epochs: 12", "      epoks: 12"))
+    for words in (["pipeline.params"], ["pipeline.prepare"], ["pipeline.table"]):
+        done = command(*words, cwd=folder)
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: params.yaml: unknown key")
+
+
+def test_missing_file(folder):
+    (folder / "params.yaml").unlink()
+    with pytest.raises(Problem, match="params.yaml is not here"):
+        params.load()
+
+
+def test_resolve_names_what_exists(folder):
+    with pytest.raises(Problem, match="'seman' is not among semantic, depth, normal.*did you mean `semantic`"):
+        params.load().resolve("teacher", "segnet", "seman", "0")
+    with pytest.raises(Problem, match="seeds in params.yaml"):
+        params.load().resolve("teacher", "segnet", "semantic", "7")

@@ -1,0 +1,196 @@
+"""The loop: same bits twice, after kill -9 anywhere, and sentences for what cannot go on."""
+
+import pathlib
+import random
+import shutil
+import signal
+
+import pytest
+import torch
+from conftest import command
+
+from pipeline import checkpoint, data, evaluate, features, params, store, train
+from pipeline.problem import Problem
+
+# Runs a stage and kills itself (SIGKILL, nothing is cleaned up) when the named call comes the n-th time.
+KILL = """
+import importlib, os, signal, sys
+owner, name, n, module, *words = sys.argv[1:]
+holder = importlib.import_module(owner.split(':')[0])
+for part in owner.split(':')[1:]:
+    holder = getattr(holder, part)
+called, original = 0, getattr(holder, name)
+def killing(*a, **k):
+    global called
+    called += 1
+    if called == int(n):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*a, **k)
+setattr(holder, name, killing)
+importlib.import_module(module).main(*words)
+"""
+TEACHER = ("pipeline.train", "teacher", "segnet", "semantic", "0")
+FEATURES = ("pipeline.features", "segnet", "semantic", "0")
+STUDENT = ("pipeline.train", "student", "segnet", "ours", "0")
+RANDOM = random.Random(20261120)
+# Two epochs of two steps: a teacher steps Adam 4 times, a student 8 (network and adaptors); a stage's files are renamed
+# into place one by one; features come one image batch at a time.
+KILLS = {
+    "teacher-step": (TEACHER, "torch.optim:Adam", "step", RANDOM.randint(1, 4)),
+    "teacher-file": (TEACHER, "os", "replace", RANDOM.randint(1, 6)),
+    "features-write": (FEATURES, "pipeline.checkpoint", "write", RANDOM.randint(1, 3)),
+    "student-step": (STUDENT, "torch.optim:Adam", "step", RANDOM.randint(1, 8)),
+    "student-backward": (STUDENT, "pipeline.balancers", "backward", RANDOM.randint(3, 4)),
+    "student-file": (STUDENT, "os", "replace", RANDOM.randint(2, 6)),
+}
+
+
+def results(stage):
+    """Bits of what a stage leaves, timings apart."""
+    if stage is FEATURES:
+        paths = [*store.BULK.rglob("*.npy"), *pathlib.Path("out/features").rglob("semantic.json")]
+    else:
+        folder = params.folder(*stage[2:])
+        paths = [folder / name for name in ("weights.pt", "curve.csv", "run.yaml")]
+    return {str(path): path.read_bytes() for path in paths}
+
+
+@pytest.mark.parametrize("where", KILLS)
+def test_killed_run_ends_with_the_same_bits(copy, where, capsys):
+    stage, owner, name, n = KILLS[where]
+    expected = results(stage)
+    if stage is FEATURES:
+        shutil.rmtree(store.BULK)
+    else:
+        shutil.rmtree(params.folder(*stage[2:]))
+    killed = command(owner, name, str(n), *stage, code=KILL, cwd=copy)
+    assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
+    again = command(*stage, cwd=copy)
+    assert again.returncode == 0, again.stderr
+    found = results(stage)
+    if stage is FEATURES:      # the other tasks' features went with the folder
+        expected = {key: value for key, value in expected.items() if key in found}
+        assert len(found) == 3
+    assert found == expected
+    assert not list(checkpoint.WORK.glob("segnet-*"))
+
+
+def test_run_goes_on_from_its_last_epoch(copy):
+    shutil.rmtree(params.folder(*STUDENT[2:]))
+    killed = command("pipeline.balancers", "backward", "4", *STUDENT, code=KILL, cwd=copy)
+    assert killed.returncode == -signal.SIGKILL
+    assert "going on from epoch 1" in command(*STUDENT, cwd=copy).stdout
+
+
+def test_changed_row_never_goes_on_from_another_rows_state(copy):
+    shutil.rmtree(params.folder(*STUDENT[2:]))
+    command("pipeline.balancers", "backward", "4", *STUDENT, code=KILL, cwd=copy)
+    text = open("params.yaml").read()
+    open("params.yaml", "w").write(text.replace("normal: 2.0", "normal: 3.0"))
+    assert "going on" not in command(*STUDENT, cwd=copy).stdout
+    open("params.yaml", "w").write(text)
+    assert "going on from epoch 1" in command(*STUDENT, cwd=copy).stdout
+
+
+def test_damaged_state_is_named_and_the_one_before_used(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run = checkpoint.Run("r", "f")
+    for epoch in (1, 2):
+        run.save({"epoch": epoch})
+    assert run.load() == {"epoch": 2}
+    path = run.folder / "last.state"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert run.load() == {"epoch": 1}
+    assert "last.state is damaged" in capsys.readouterr().err
+
+
+def test_same_seed_same_bits_other_seed_other_bits(copy):
+    before = results(TEACHER)
+    train.main(*TEACHER[1:])
+    assert results(TEACHER) == before
+    text = open("params.yaml").read()
+    open("params.yaml", "w").write(text.replace("seeds: [0]", "seeds: [0, 1]"))
+    train.main("teacher", "segnet", "semantic", "1")
+    assert list(results((*TEACHER[:4], "1")).values())[0] != list(before.values())[0]
+
+
+@pytest.mark.parametrize("batches", [10, 37])
+def test_onecycle_equals_torch(batches):
+    training = {"lr": 0.01, "schedule": "onecycle", "epochs": 7}
+    optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 0.1)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.01, total_steps=7 * batches)
+    for step in range(7 * batches):
+        ours = train.learning_rate(training, step // batches, step % batches, batches)
+        assert ours == pytest.approx(optimiser.param_groups[0]["lr"], rel=1e-9)
+        optimiser.step()
+        theirs.step()
+
+
+def test_step_schedule_is_the_papers():
+    """method/kd4mtl.md section 10.8, intended: 1e-4 for epochs 0..99, 5e-5 for 100..199."""
+    training = {"lr": 1e-4, "schedule": "step", "step_every": 100, "step_factor": 0.5}
+    rates = [train.learning_rate(training, epoch, 0, 397) for epoch in range(200)]
+    assert rates == [1e-4] * 100 + [5e-5] * 100
+
+
+def test_students_and_baselines_start_from_the_same_weights(copy):
+    """Paired seeds: methods of one seed differ only by what they do."""
+    from pipeline import teachers
+    weights = []
+    for stage, name in (("baseline", "uniform"), ("student", "ours")):
+        row = params.load().resolve(stage, "segnet", name, "0")
+        torch.manual_seed(row["seed"])
+        weights.append(teachers.network(row, row["tasks"], range(13), torch.device("cpu")).state_dict())
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_students_weights_hold_no_adaptor(copy):
+    states = [torch.load(f"out/runs/segnet-{name}-s0/weights.pt", weights_only=True) for name in ("uniform", "ours")]
+    assert states[0]["last"].keys() == states[1]["last"].keys()
+
+
+def test_exploding_run_stops_with_a_sentence(copy):
+    text = open("params.yaml").read()
+    head, tail = text.split("  smoke:")
+    open("params.yaml", "w").write(head + "  smoke:" + tail.replace("lr: 1.0e-3", "lr: 1.0e+30", 1))
+    with pytest.raises(Problem, match=r"segnet-uniform-s0: loss_\w+ is not finite at epoch 1, step 2|not finite"):
+        train.main("baseline", "segnet", "uniform", "0")
+
+
+@pytest.mark.parametrize("adaptor, taps", [("nonlinear", "[mid, last]"), ("none", "[last]"), ("linear", "[mid]")])
+def test_every_kind_of_adaptor_trains(copy, adaptor, taps):
+    text = open("params.yaml").read()
+    open("params.yaml", "w").write(text.replace("adaptor: linear", f"adaptor: {adaptor}").replace("[mid, last]", taps))
+    train.main("student", "segnet", "ours", "0")
+    curve, _ = evaluate.read(params.folder("segnet", "ours", 0), "")
+    assert 0 < curve[-1]["distance_semantic"] < 4 * len(taps.split(","))
+
+
+def test_teachers_in_batch_mode_run_live(copy, capsys):
+    text = open("params.yaml").read()
+    open("params.yaml", "w").write(text.replace("teacher_bn: running", "teacher_bn: batch"))
+    train.main("student", "segnet", "ours", "0")
+    assert "live, batch norm in train mode" in capsys.readouterr().out
+
+
+def test_missing_or_damaged_inputs_are_named(copy):
+    weights = pathlib.Path("out/runs/segnet-semantic-s0/weights.pt")
+    good = weights.read_bytes()
+    weights.write_bytes(good[:1000])
+    with pytest.raises(Problem, match=r"weights.pt is damaged .*dvc repro --force -s teacher@segnet-semantic-0"):
+        features.main("segnet", "semantic", "0")
+    weights.unlink()
+    with pytest.raises(Problem, match="weights.pt is not there; run `make teacher`"):
+        features.main("segnet", "semantic", "0")
+    (data.ROOT / "train/depth.npy").write_bytes(b"x")
+    with pytest.raises(Problem, match="depth.npy cannot be read .*dvc repro --force prepare"):
+        data.Split("train", torch.device("cpu"))
+    (data.ROOT / "manifest.json").unlink()
+    with pytest.raises(Problem, match="make prepare"):
+        data.Split("train", torch.device("cpu"))
+
+
+def test_weights_and_curve_of_two_runs_are_told_apart(copy):
+    shutil.copy("out/runs/segnet-uniform-s0/weights.pt", "out/runs/segnet-ours-s0/weights.pt")
+    with pytest.raises(Problem, match="not of one run"):
+        evaluate.main("student", "segnet", "ours", "0")

@@ -24,14 +24,16 @@ def main():
     # image 3 B, label 1 B, depth 2 B, normal 6 B a pixel
     needed, free = sum(counts.values()) * size[0] * size[1] * 12, shutil.disk_usage(".").free
     if needed > free:
-        raise Problem(f"the prepared data need {needed / 1e9:.1f} GB but the disk has {free / 1e9:.1f} GB free; make "
-                      f"room or lower `protocols.{chosen.protocol}.data.train`")
+        raise Problem(f"the prepared data need {needed:,} bytes but the disk has {free:,} free; make room or "
+                      f"lower `protocols.{chosen.protocol}.data.train`")
+    names = {split: reader.ids(split, count, options) for split, count in counts.items()}
+    for split in names:
+        reader.read(split, names[split][0], size, options)      # a wrong size or scale is told before the work
     manifest = {"data": chosen.data, "options": options, "size": size, "classes": list(reader.CLASSES),
-                "ids": {}, "sha256": {}}
+                "ids": names, "sha256": {}}
     shutil.rmtree(data.ROOT, ignore_errors=True)
-    for split, count in counts.items():
-        manifest["ids"][split] = names = reader.ids(split, count, options)
-        manifest["sha256"] |= write(split, names, size, options, reader)
+    for split in names:
+        manifest["sha256"] |= write(split, names[split], size, options, reader)
     (data.ROOT / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
 
 

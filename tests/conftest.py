@@ -3,10 +3,13 @@
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
-import pytest
+os.environ["OMP_NUM_THREADS"] = "1"      # before torch: tiny networks lose more by waiting than two threads gain
+
+import pytest  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -57,8 +60,6 @@ def trained(tmp_path_factory):
 @pytest.fixture
 def copy(trained, tmp_path, monkeypatch):
     """A copy of `trained` as the working folder."""
-    import shutil
-
     shutil.copytree(trained, tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
     for name in ("DEVICE", "FEATURES", "KERNELS"):

@@ -26,6 +26,7 @@ KINDS = {
     "depth": (((1,), ()), (np.floating,)),
     "normal": (((3,),), (np.floating,)),
 }
+FARTHEST_M = 100          # the sensor sees about 10 m; float millimetres begin above this
 SLACK = 1e-3             # float16 and earlier resampling may overshoot the ends of a range by this much
 ASPECT_TOLERANCE = 1.02  # room for rounding to whole pixels; beyond it objects are squeezed, normals wrong
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -167,8 +168,8 @@ def _values(kind, path):
         return array.clip(0, 1)
     if kind == "depth":
         array = array.reshape(array.shape[:2])
-        _refuse(path, array, ~(np.isfinite(array) & (array >= 0)),
-                "depth is finite and not negative, in metres: mark invalid pixels with 0")
+        _refuse(path, array, ~((array >= 0) & (array < FARTHEST_M)),
+                f"depth is in metres, 0..{FARTHEST_M}: divide millimetres by 1000, mark invalid pixels with 0")
         return array
     _refuse(path, array, ~(np.abs(array) <= 1 + SLACK),
             "normals have components in [-1, 1]: save unit vectors, and (0, 0, 0) where invalid")

@@ -1,9 +1,8 @@
 """Procedural indoor rooms that stand in for NYUv2: no files, no download, every pixel follows from a seed.
 
-How: six slabs and some hundred boxes, ellipsoids and cylinders grouped into furniture are drawn from the seed;
-one ray per pixel finds the nearest surface, so class, depth and normal are exact; lamps, shadow rays, patterns
-in surface coordinates and a camera make the image; then a Kinect's flaws are put back. SPEED_LINE
-
+How: six slabs and some hundred boxes, ellipsoids and cylinders form furniture; one ray per pixel finds class,
+depth and normal exactly; lamps, shadow rays, surface patterns and a camera make the image; then a Kinect's
+flaws are put back. @SPEED@
 World axes: x, z along the floor, y up. Camera axes: x right, y down, z forward. Metres. All scenes share one
 focal length, as with one real camera; without it metric depth could not be learnt.
 """
@@ -18,176 +17,161 @@ from pipeline.problem import Problem
 CLASSES = ("bed", "books", "ceiling", "chair", "floor", "furniture", "objects", "picture", "sofa", "table",
            "tv", "wall", "window")
 BED, BOOKS, CEILING, CHAIR, FLOOR, FURNITURE, OBJECTS, PICTURE, SOFA, TABLE, TV, WALL, WINDOW = range(13)
-VOID = -1
-SPLITS = ("train", "test")
-OPTIONS = {"seed": (0, 0, 2**63, "whole number", int),        # default, lowest, highest, what it is, types
-           "noise": (0.03, 0, 1, "number", int, float), "holes": (0.08, 0, 0.9, "number", int, float)}
+VOID, SPLITS = -1, ("train", "test")
+OPTIONS = {"seed": (0, 0, 2**63, int),      # default, lowest, highest, types
+           "noise": (0.03, 0, 1, float, int), "holes": (0.08, 0, 0.9, float, int)}
 FIELD_OF_VIEW_RAD = math.radians(58.5)      # horizontal
 BASELINE_M = 0.075                          # Kinect projector to camera: sets the width of depth shadows
 
 BOX, BALL, CYLINDER = range(3)
 ROUND_AXES = ((), (0, 1, 2), (0, 2))        # of the unit box, ball and cylinder; the other axes are slabs
 PART = np.dtype([("kind", "i4"), ("label", "i4"), ("piece", "i4"), ("centre", "f4", 3), ("half", "f4", 3),
-                 ("to_unit", "f4", (3, 3)),             # world offset from the centre -> axes of the unit shape
-                 ("pattern", "i4"), ("per_m", "f4", 2), ("phase", "f4"), ("gloss", "f4"),
-                 ("colours", "f4", (2, 3))])
+                 ("to_unit", "f4", (3, 3)), ("pattern", "i4"), ("per_m", "f4", 2), ("phase", "f4"),
+                 ("gloss", "f4"), ("colours", "f4", (2, 3))])   # to_unit: offset -> axes of the unit shape
 
+# Hue, saturation, value, cycles per metre; gloss; patterns. Shared, so that colour betrays no class.
 PLAIN, WAVE, TILE, CHECK, BLOTCH, PRINT, SPINES, SKY = range(8)
-STUFFS = {  # ranges of hue, saturation, value, cycles per metre along u and v; gloss; patterns to draw from.
-    # Classes share stuffs on purpose: colour alone must not give the class away.
+STUFFS = {
     "wood": ((.03, .11), (.25, .7), (.1, .6), (.3, .9), (3, 9), .08, (WAVE, WAVE, TILE, PLAIN)),
     "paint": ((0, 1), (0, .3), (.4, .9), (.2, .6), (.5, 5), 0, (PLAIN, PLAIN, BLOTCH, WAVE)),
     "white": ((0, .2), (0, .1), (.65, .9), (1, 2), (1, 2), .04, (PLAIN,)),
     "tiles": ((0, .3), (0, .5), (.1, .85), (1.5, 4), (1.2, 4), .1, (TILE, TILE, CHECK)),
     "fabric": ((0, 1), (0, .7), (.1, .8), (.5, 9), (2, 9), 0, (CHECK, WAVE, BLOTCH, PLAIN)),
-    "plastic": ((0, 1), (0, .85), (.05, .9), (.5, 2), (6, 20), .25, (PLAIN, PLAIN, WAVE)),
+    "plastic": ((0, 1), (0, .85), (.05, .9), (.5, 2), (6, 20), .2, (PLAIN, PLAIN, WAVE)),
     "dark": ((0, 1), (0, .3), (.02, .1), (1, 2), (1, 2), .5, (PLAIN,)),
     "print": ((0, 1), (.1, .7), (.2, .9), (.8, 3), (.8, 3), .05, (PRINT,)),
     "spines": ((0, 1), (.1, .6), (.2, .8), (22, 40), (4, 6), .03, (SPINES,)),
     "sky": ((.2, .65), (0, .3), (.6, 1), (.3, .8), (.3, .8), .5, (SKY,)),
 }
 
-
-def _legs(label, slot, thick, top):
-    return [(label, slot, x, 0, .5 + z, thick, top, thick) for x in (-.46, .46) for z in (-.46, .46)]
-
-
-# Pieces: ranges of width, height, depth in metres; stuffs of each slot, "?" for a slot left out half the time;
-# rows in fractions of that size: class, slot, x, y of the underside, z, width, height, depth, kind. x runs along
-# the wall, z out of it. Or a row names a piece: name, slot, x, y, z, quarter turns; or strews THINGS over a top:
-# "things", their largest count, x, y, z, width, depth.
+# Pieces: ranges of width, height, depth in metres; stuffs of each slot, "?" for one left out half the time;
+# rows in fractions of that size: class, slot, x along the wall, y of the underside, z out of the wall, width,
+# height, depth, kind. Or a piece: name, slot, x, y, z, quarter turns. Or small things strewn over a top:
+# "things", how many at most, x, y, z, width, depth.
+FEET = ((-.46, .04), (.46, .04), (-.46, .96), (.46, .96))
 PIECES = {
-    "bed": (((1, 1.8), (.5, .65), (1.9, 2.1)), ("wood dark", "white paint", "fabric paint", "white fabric", "?"),
-            [(BED, 0, 0, .15, .5, 1, .5, 1), (BED, 0, 0, 0, .01, 1.05, 1.8, .03), (BED, 1, 0, .6, .5, .97, .4, .97),
-             (BED, 2, 0, .45, .66, 1.03, .58, .69), ("things", 8, 0, 1.03, .65, .8, .5),
-             (OBJECTS, 3, -.22, .93, .16, .4, .5, .2, BALL), (OBJECTS, 4, .22, .93, .16, .4, .5, .2, BALL)]),
-    "sofa": (((1, 2.4), (.7, .95), (.85, 1)), ("fabric fabric dark wood", "fabric paint ?"),
-             [(SOFA, 0, 0, .07, .5, .84, .38, .92), (SOFA, 0, 0, .07, .12, .84, .93, .24),
-              *((SOFA, 0, x, .05, .5, .1, .65, 1) for x in (-.45, .45)), (SOFA, 0, -.2, .4, .6, .39, .14, .8),
-              (SOFA, 0, .2, .4, .6, .39, .14, .8), (OBJECTS, 1, -.25, .52, .36, .25, .5, .24, BALL)]),
-    "chair": (((.4, .54), (.8, 1.05), (.4, .54)), ("wood dark white", "wood fabric plastic dark"),
-              [(CHAIR, 1, 0, .46, .5, 1, .07, 1), (CHAIR, 1, 0, .62, .05, .98, .36, .08),
-               *((CHAIR, 0, x, .4, .05, .09, .6, .09) for x in (-.46, .46)), *_legs(CHAIR, 0, .09, .48)]),
-    "table": (((.9, 1.8), (.45, .78), (.6, 1)), ("wood wood white plastic", "wood dark white", "?", "?"),
-              [(TABLE, 0, 0, .93, .5, 1, .07, 1), *_legs(TABLE, 1, .06, .94), ("things", 16, 0, 1, .5, .9, .8),
-               ("chair", 2, .25, 0, 1.2, 2), ("chair", 3, -.22, 0, -.3, 0)]),
-    "screen": (((.5, 1.1), (.35, .7), (.2, .2)), ("dark", "dark dark dark print"),
-               [(TV, 0, 0, .1, .5, 1, .9, .3), (TV, 1, 0, .15, .64, .92, .8, .06), (TV, 0, 0, 0, .5, .3, .2, 1)]),
-    "cabinet": (((.5, 1.9), (.6, 2.1), (.35, .7)), ("tiles tiles wood white dark", "?"),
-                [(FURNITURE, 0, 0, 0, .5, 1, .97, .96), (FURNITURE, 0, 0, .97, .5, 1.03, .03, 1),
-                 ("things", 16, 0, 1, .5, .9, .8), ("screen", 1, 0, 1, .1, 0)]),
-    "shelf": (((.7, 1.7), (1, 2.1), (.28, .38)), ("wood white dark", "spines", "spines ?", "spines ?"),
-              [(FURNITURE, 0, 0, 0, .04, 1, 1, .05), *((FURNITURE, 0, x, 0, .5, .03, 1, 1) for x in (-.5, .5)),
-               *((FURNITURE, 0, 0, y, .5, 1, .02, 1) for y in (.04, .36, .68, .98)),
-               *((BOOKS, slot, .2 * slot - .4, .32 * slot - .26, .45, .5, .24, .7) for slot in (1, 2, 3)),
-               *(("things", 5, 0, y, .5, .9, .7) for y in (.06, .38, .7, 1))]),
-    "window": (((.7, 2), (.6, 1), (.1, .12)), ("white wood", "sky", "white wood ?", "fabric ?"),
-               [(WINDOW, 0, 0, 1, .15, 1, 1.4, .3), (WINDOW, 1, 0, 1.06, .2, .94, 1.28, .3),
-                (WINDOW, 0, 0, 1.05, .3, .05, 1.3, .3), (WINDOW, 2, 0, 1.9, .5, 1, .5, .3),
-                *((WINDOW, 3, x, .2, .7, .3, 2.3, .6) for x in (-.5, .5))]),
-    "picture": (((.4, 1.2), (1.1, 1.5), (.03, .04)), ("wood dark white", "print print fabric"),
-                [(PICTURE, 0, 0, 1, .5, 1, .45, 1), (PICTURE, 1, 0, 1.04, .6, .86, .37, 1)]),
-    "box": (((.2, .8), (.2, .8), (.2, .7)), ("wood fabric plastic print", "fabric plastic ?"),
-            [(OBJECTS, 0, 0, 0, .5, 1, 1, 1), (OBJECTS, 1, 0, .9, .5, .9, .5, .9, BALL)]),
-    "lamp": (((.3, .5), (.5, 1.7), (.3, .5)), ("dark wood white", "white fabric"),
-             [*((OBJECTS, slot, 0, y, .5, w, h, w, CYLINDER) for slot, y, w, h in
-                ((0, 0, .7, .03), (0, 0, .2, .9), (1, .7, 1, .3)))]),
-    "carton": (((.06, .3), (.05, .28), (.06, .3)), ("plastic fabric print",), [(OBJECTS, 0, 0, 0, 0, 1, 1, 1)]),
-    "can": (((.06, .2), (.08, .28), (.06, .2)), ("plastic white",), [(OBJECTS, 0, 0, 0, 0, 1, 1, 1, CYLINDER)]),
+    "bed": (((1, 1.8), (.5, .65), (1.9, 2.1)), ("wood dark", "white paint", "fabric paint", "fabric"), [
+        (BED, 0, 0, .15, .5, 1, .5, 1), (BED, 0, 0, 0, .01, 1.1, 1.8, .03), (BED, 1, 0, .6, .5, .97, .4, .97),
+        (BED, 2, 0, .45, .66, 1.03, .58, .69), ("things", 8, 0, 1.03, .65, .8, .5),
+        *((OBJECTS, 3, x, .93, .16, .4, .5, .2, BALL) for x in (-.22, .22))]),
+    "sofa": (((1, 2.4), (.7, .95), (.85, 1)), ("fabric fabric dark wood", "fabric paint?"), [
+        (SOFA, 0, 0, .07, .5, .84, .38, .92), (SOFA, 0, 0, .07, .12, .84, .93, .24),
+        *((SOFA, 0, x, .05, .5, .1, .65, 1) for x in (-.45, .45)),
+        *((SOFA, 0, x, .4, .6, .4, .14, .8) for x in (-.2, .2)), (OBJECTS, 1, .2, .5, .4, .3, .5, .2, BALL)]),
+    "chair": (((.4, .54), (.8, 1.05), (.4, .54)), ("wood dark white", "wood fabric plastic dark"), [
+        (CHAIR, 1, 0, .46, .5, 1, .07, 1), (CHAIR, 1, 0, .62, .05, .98, .36, .08),
+        *((CHAIR, 0, x, 0, z, .09, .48 if z > .5 else 1, .09) for x, z in FEET)]),
+    "table": (((.9, 1.8), (.45, .78), (.6, 1)), ("wood wood white plastic", "wood dark white", "white?", "white?"), [
+        (TABLE, 0, 0, .93, .5, 1, .07, 1), *((TABLE, 1, x, 0, z, .06, .94, .06) for x, z in FEET),
+        ("things", 14, 0, 1, .5, .9, .8), ("chair", 2, .25, 0, 1.2, 2), ("chair", 3, -.22, 0, -.3, 0)]),
+    "screen": (((.5, 1.1), (.35, .7), (.2, .2)), ("dark", "dark dark dark print"), [
+        (TV, 0, 0, .1, .5, 1, .9, .3), (TV, 1, 0, .15, .64, .92, .8, .06), (TV, 0, 0, 0, .5, .3, .2, 1)]),
+    "cabinet": (((.5, 1.9), (.6, 2.1), (.35, .7)), ("tiles tiles wood white dark", "white?"), [
+        (FURNITURE, 0, 0, 0, .5, 1, .97, .96), (FURNITURE, 0, 0, .97, .5, 1.03, .03, 1),
+        ("things", 16, 0, 1, .5, .9, .8), ("screen", 1, 0, 1, .1, 0)]),
+    "shelf": (((.7, 1.7), (1, 2.1), (.28, .38)), ("wood white dark", "spines", "spines?", "spines?"), [
+        (FURNITURE, 0, 0, 0, .04, 1, 1, .05), *((FURNITURE, 0, x, 0, .5, .03, 1, 1) for x in (-.5, .5)),
+        *((FURNITURE, 0, 0, y, .5, 1, .02, 1) for y in (.04, .36, .68, .98)),
+        *((BOOKS, slot, .2 * slot - .4, .32 * slot - .26, .45, .5, .24, .7) for slot in (1, 2, 3)),
+        *(("things", 5, 0, y, .5, .9, .7) for y in (.06, .38, .7, 1))]),
+    "window": (((.7, 2.2), (.6, 1), (.1, .12)), ("white wood", "sky", "white wood?", "fabric?"), [
+        (WINDOW, 0, 0, 1, .15, 1, 1.4, .3), (WINDOW, 1, 0, 1.06, .2, .94, 1.28, .3),
+        (WINDOW, 0, 0, 1.05, .3, .05, 1.3, .3), (WINDOW, 2, 0, 1.9, .5, 1, .5, .3),
+        *((WINDOW, 3, x, .2, .7, .3, 2.3, .6) for x in (-.5, .5))]),
+    "picture": (((.4, 1.2), (1.1, 1.5), (.03, .04)), ("wood dark white", "print print fabric"), [
+        (PICTURE, 0, 0, 1, .5, 1, .45, 1), (PICTURE, 1, 0, 1.04, .6, .86, .37, 1)]),
+    "box": (((.2, .8), (.2, .8), (.2, .7)), ("wood fabric plastic print", "fabric plastic?"), [
+        (OBJECTS, 0, 0, 0, .5, 1, 1, 1), (OBJECTS, 1, 0, .9, .5, .9, .5, .9, BALL)]),
+    "lamp": (((.3, .5), (.5, 1.7), (.3, .5)), ("dark wood white", "white fabric"), [
+        (OBJECTS, 0, 0, 0, .5, .2, .9, .2, CYLINDER), (OBJECTS, 1, 0, .7, .5, 1, .3, 1, CYLINDER)]),
+    "carton": (((.06, .35), (.05, .28), (.06, .3)), ("plastic print",), [(OBJECTS, 0, 0, 0, 0, 1, 1, 1)]),
+    "can": (((.06, .2), (.08, .28), (.06, .2)), ("plastic",), [(OBJECTS, 0, 0, 0, 0, 1, 1, 1, CYLINDER)]),
     "pile": (((.2, .3), (.03, .15), (.15, .22)), ("print plastic",), [(BOOKS, 0, 0, 0, 0, 1, 1, 1)]),
-    "oddment": (((.08, .3), (.05, .25), (.08, .25)), ("plastic fabric",), [(VOID, 0, 0, 0, 0, 1, 1, 1)]),
+    "scrap": (((.08, .3), (.05, .25), (.08, .25)), ("plastic fabric",), [(VOID, 0, 0, 0, 0, 1, 1, 1)]),
 }
-THINGS = ("carton", "can", "carton", "can", "carton", "pile", "oddment")
-HANGING = ("picture", "window", "picture", "picture", "window", "picture")
-LOOSE = ("box", "chair", "table", "box", "lamp", "box", "chair", "box", "box", "lamp", "box")
+THINGS = ("carton", "can", "carton", "can", "carton", "pile", "scrap")
+LOOSE, HANGING = ("table", "box", "chair", "box", "lamp", "box") * 2, ("picture", "window") * 4
 ROOMS = (("bed", "cabinet", "shelf", "cabinet", "cabinet"), ("sofa", "cabinet", "table", "shelf", "cabinet"),
          ("cabinet", "table", "cabinet", "sofa", "cabinet"), ("cabinet", "shelf", "cabinet", "bed", "sofa"))
 
 
 def ids(split, count, options):
     """The first `count` sample names of a split; a longer list starts with a shorter one."""
-    _checked(options, split)
+    _checked(options)
     return [f"{split}-{index:05d}" for index in range(count)]
 
 
 def rays(size):
-    """(H, W, 3) float32 directions through the pixel centres, z = 1: depth * ray is a pixel's point, in metres."""
+    """(H, W, 3) float32 directions through the pixel centres, z = 1; a point in metres is depth * ray."""
     height, width = size
-    grid = np.ones((height, width, 3), np.float32)
-    grid[..., 0] = np.arange(width) + 0.5 - width / 2
-    grid[..., 1] = np.arange(height)[:, None] + 0.5 - height / 2
-    grid[..., :2] /= width / 2 / math.tan(FIELD_OF_VIEW_RAD / 2)        # the focal length in pixels
-    return grid
+    focal_px = width / 2 / math.tan(FIELD_OF_VIEW_RAD / 2)
+    x, y = np.meshgrid(np.arange(0.5, width) - width / 2, np.arange(0.5, height) - height / 2)
+    return np.stack([x / focal_px, y / focal_px, np.ones_like(x)], -1).astype(np.float32)
 
 
 def read(split, name, size, options):
     """One sample at size (H, W), a pure function of (options, split, name, size).
 
-    image  (H, W, 3) float32 in [0, 1]
-    label  (H, W)    int8, index into CLASSES, -1 void
-    depth  (H, W)    float32, metres along the optical axis, 0 invalid
-    normal (H, W, 3) float32, unit, camera axes (x right, y down, z forward), (0, 0, 0) invalid
+    image (H, W, 3) float32 in [0, 1]; label (H, W) int8, index into CLASSES, -1 void; depth (H, W) float32,
+    metres along the optical axis, 0 invalid; normal (H, W, 3) float32, unit, camera axes, (0, 0, 0) invalid.
     """
-    options = _checked(options, split)
+    options, (head, number) = _checked(options), name.split("-")
+    assert head == split, (split, name)
     if min(size) < 32:
         raise Problem(f"`datasets.scenes.size` should be at least 32 pixels a side; found {list(size)}")
-    head, _, digits = name.rpartition("-")
-    if head != split or not digits.isdecimal():
-        raise Problem(f"`datasets.scenes` names its {split} samples {split}-00000 and so on; found {name!r}")
-    seeds = np.random.SeedSequence(options["seed"], spawn_key=(SPLITS.index(split), int(digits)))
+    seeds = np.random.SeedSequence(options["seed"], spawn_key=(SPLITS.index(split), int(number)))
     # The scene's generator never sees the size, so one name is one room at every size.
     scene_rng, pixel_rng = map(np.random.default_rng, seeds.spawn(2))
     parts, room_m, origin, axes = _room(scene_rng)
     grid = rays(size)
     depth, index = _trace(parts, origin, axes, grid)
-    seen, point = parts[index], origin + depth[..., None] * (grid @ axes)
+    seen = {field: parts[field][index] for field in PART.names}         # per pixel, (H, W, ...)
+    point = origin + depth[..., None] * (grid @ axes)
     normal, albedo = _surface(seen, point, depth * (grid[0, 1, 0] - grid[0, 0, 0]))
     image = _photograph(scene_rng, parts, seen, room_m, point, normal, albedo)
     image += np.float32(options["noise"]) * pixel_rng.standard_normal(image.shape, np.float32)
-    return {"image": np.clip(image, 0, 1), **_flaws(scene_rng, seen, depth, normal @ axes.T, grid, options["holes"])}
+    normal = normal @ axes.T
+    label, valid, smooth = _flaws(scene_rng, seen, depth, normal, grid, options["holes"])
+    return {"image": np.clip(image, 0, 1), "label": label, "depth": np.where(valid, depth, 0),
+            "normal": np.where((valid & smooth)[..., None], normal, 0)}
 
 
-def _checked(options, split):
-    if split not in SPLITS:
-        raise Problem(f"`datasets.scenes` has the splits {' and '.join(SPLITS)}; found {split!r}")
+def _checked(options):
     for key, value in options.items():
         if key not in OPTIONS:
             raise Problem(f"`datasets.scenes.{key}` is not an option; the options are {', '.join(OPTIONS)}")
-        _, low, high, what, *types = OPTIONS[key]
+        _, low, high, *types = OPTIONS[key]
         if type(value) not in types or not low <= value <= high:
-            raise Problem(f"`datasets.scenes.{key}` should be a {what} from {low} to {high}; found {value!r}")
+            raise Problem(f"`datasets.scenes.{key}` must be {types[0].__name__} from {low} to {high}; found {value!r}")
     return {key: row[0] for key, row in OPTIONS.items()} | options
 
 
 def _paint(rng, stuffs):
     """A draw from one of the stuffs: pattern, cycles per metre, phase, gloss, two colours."""
     *ranges, gloss, patterns = STUFFS[stuffs[rng.integers(len(stuffs))]]
-    r = rng.random(8).tolist()
-    hue, saturation, value, *per_m = (low + (high - low) * x for (low, high), x in zip(ranges, r, strict=False))
-    first = colorsys.hsv_to_rgb(hue, saturation, value)
-    second = tuple((0.5 + 0.4 * r[5]) * c for c in first)
-    if gloss in (0, 0.25) and r[6] < 0.3:   # cloth, paint and plastic may have two hues
-        second = colorsys.hsv_to_rgb((hue + r[5]) % 1, saturation, value)
-    return patterns[int(r[7] * len(patterns))], per_m, 7 * r[5], gloss, (first, second)
+    hue, saturation, value, *per_m = (rng.uniform(*ends) for ends in ranges)
+    colour = np.array(colorsys.hsv_to_rgb(hue, saturation, value))
+    pattern = patterns[rng.integers(len(patterns))]
+    return pattern, per_m, 7 * rng.random(), gloss, (colour, rng.uniform(0.4, 0.9) * colour)
 
 
 def _build(rng, name):
-    """Parts of a piece in its own frame, metres: kind, class, (x, y of the underside, z), size, turn, paint."""
+    """A piece's parts in its own frame, metres: kind, class, (x, y of underside, z), size, turn, paint."""
     ranges, slots, rows = PIECES[name]
-    size = [low + (high - low) * x for (low, high), x in zip(ranges, rng.random(3).tolist(), strict=True)]
-    kept = [not slot.endswith("?") or rng.random() < 0.5 for slot in slots]
-    paints, parts = [_paint(rng, slot.strip("? ").split() or ["white"]) for slot in slots], []
+    size, parts = [rng.uniform(*ends) for ends in ranges], []
+    paints = [None if s[-1] == "?" and rng.random() < 0.5 else _paint(rng, s.strip("?").split()) for s in slots]
     for what, slot, x, y, z, *rest in rows:
         at = (x * size[0], y * size[1], z * size[2])
         if what == "things":
-            for turn, draw, *at_xz in rng.random((rng.integers(slot + 1), 4)).tolist():
-                dx, dz = ((r - 0.5) * (share * size[i] - 0.15) for r, share, i in zip(at_xz, rest, (0, 2), strict=True))
-                parts += _moved(_build(rng, THINGS[int(draw * len(THINGS))]), (at[0] + dx, at[1], at[2] + dz), 3 * turn)
-        elif kept[slot] and what in PIECES:
+            for _ in range(rng.integers(slot + 1)):
+                thing = _build(rng, THINGS[rng.integers(len(THINGS))])
+                dx, dz = rng.uniform(-0.5, 0.5, 2) * (rest[0] * size[0] - 0.15, rest[1] * size[2] - 0.15)
+                parts += _moved(thing, (at[0] + dx, at[1], at[2] + dz), rng.uniform(0, 3))
+        elif paints[slot] and what in PIECES:
             parts += _moved(_build(rng, what), at, rest[0] * math.pi / 2 + rng.normal(0, 0.15))
-        elif kept[slot]:
-            extent = tuple(share * side for share, side in zip(rest, size, strict=False))
-            parts.append((rest[3] if len(rest) > 3 else BOX, what, at, extent, 0.0, paints[slot]))
+        elif paints[slot]:
+            extent = [share * side for share, side in zip(rest, size, strict=False)]
+            parts.append(((*rest, BOX)[3], what, at, extent, 0.0, paints[slot]))
     return parts
 
 
@@ -198,47 +182,48 @@ def _moved(parts, to, turn):
 
 
 def _room(rng):
-    """Parts (P,) of dtype PART, room size (3,) in metres, camera origin (3,) and axes (3, 3) right, down, forward."""
+    """Parts (P,), room size (3,), camera origin (3,) and axes (3, 3) right, down, forward; metres."""
     width, height, length = room_m = rng.uniform((3, 2.4, 3), (5, 3, 7))
     # The camera stands near the wall z = 0 and looks along +z; by symmetry this loses no room.
     eye = np.array([width * rng.uniform(0.25, 0.75), rng.uniform(1.1, 1.7), min(0.25 * length, length - 2.5)])
-    walls, x, z, span = _paint(rng, ("paint", "paint", "white")), width / 2, length / 2, (width, 0.5, length)
-    parts = [(BOX, FLOOR, (x, -0.5, z), span, 0.0, _paint(rng, ("wood", "tiles", "fabric"))),
-             (BOX, CEILING, (x, height, z), span, 0.0, _paint(rng, ("white",)))]
-    parts += [(BOX, WALL, (at, 0, z), (0.5, height, length), 0.0, walls) for at in (-0.25, width + 0.25)]
-    parts += [(BOX, WALL, (x, 0, at), (width, height, 0.5), 0.0, walls) for at in (-0.25, length + 0.25)]
+    x, z, wide, long, walls = width / 2, length / 2, width + 1, length + 1, _paint(rng, ("paint", "white"))
+    parts = [(BOX, FLOOR, (x, -0.5, z), (wide, 0.5, long), 0.0, _paint(rng, ("wood", "tiles", "fabric"))),
+             (BOX, CEILING, (x, height, z), (wide, 0.5, long), 0.0, _paint(rng, ("white",)))]
+    parts += [(BOX, WALL, (at, 0, z), (0.5, height, long), 0.0, walls) for at in (-0.25, width + 0.25)]
+    parts += [(BOX, WALL, (x, 0, at), (wide, height, 0.5), 0.0, walls) for at in (-0.25, length + 0.25)]
     piece, grounds = [0, 1, 2, 2, 2, 2], []
-    for name in (*HANGING[:rng.integers(1, 7)], *ROOMS[rng.integers(len(ROOMS))], *LOOSE[:rng.integers(4, 12)]):
+    for name in HANGING[:rng.integers(2, 9)] + ROOMS[rng.integers(4)] + LOOSE[:rng.integers(5, 13)]:
         made, hung, loose = _build(rng, name), name in HANGING, name in LOOSE
-        for _ in range(12):
-            side, out = rng.integers(3), rng.uniform(0.05, 0.6 * length) if loose else rng.uniform(0, 0.06)
+        at, size = np.array([part[2:4] for part in made]).swapaxes(0, 1)[..., ::2]
+        low, high = (at - size / 2).min(0), (at + size / 2).max(0)
+        middle, half = (low + high) / 2, (high - low) / 2
+        for _ in range(20):
+            side, out = rng.integers(3), rng.uniform(0, 0.6 * length if loose else 0.06)
             along = rng.uniform(0, (width, length, length)[side])
-            put = _moved(made, ((along, 0, length - out), (out, 0, along), (width - out, 0, along))[side],
-                         (math.pi, math.pi / 2, -math.pi / 2)[side] + rng.normal(0, 0.2) * loose)
-            at, half, turn = (np.array(column) for column in zip(*(
-                ((x, z), (w / 2, d / 2), (own,)) for _, _, (x, _, z), (w, _, d), own, _ in put), strict=True))
-            half = np.abs(np.cos(turn)) * half + np.abs(np.sin(turn)) * half[:, ::-1]
-            low, high = (at - half).min(0), (at + half).max(0)
-            inside = (low > -0.01).all() and (high < room_m[::2] + 0.01).all()
+            to = ((along, length - out), (out, along), (width - out, along))[side]
+            turn = (math.pi, math.pi / 2, -math.pi / 2)[side] + rng.normal(0, 0.2) * loose
+            rotation = np.array([(math.cos(turn), math.sin(turn)), (-math.sin(turn), math.cos(turn))])
+            low, high = (rotation @ middle + to + sign * np.abs(rotation) @ half for sign in (-1, 1))
             away = np.hypot(*np.maximum(0, np.maximum(low - eye[::2], eye[::2] - high))) > 0.8 or hung
-            if inside and away and all((low > b).any() or (a > high).any() for kin, a, b in grounds if kin == hung):
+            apart = all((low > b).any() or (a > high).any() for other, a, b in grounds if other == hung)
+            if away and apart and (low > -0.01).all() and (high < room_m[::2] + 0.01).all():
                 grounds.append((hung, low, high))
                 # Small things are instances of their own; the parts of furniture are one instance.
                 piece += [len(piece) + i if part[1] in (OBJECTS, BOOKS, VOID) else -len(grounds)
-                          for i, part in enumerate(put)]
-                parts += put
+                          for i, part in enumerate(made)]
+                parts += _moved(made, (to[0], 0, to[1]), turn)
                 break
     table = np.zeros(len(parts), PART)
-    for i, (kind, label, (x, y, z), (w, h, d), turn, paint) in enumerate(parts):
-        c, s, half = math.cos(turn), math.sin(turn), np.array([w, h, d]) / 2
+    for i, (kind, label, (x, y, z), size, turn, paint) in enumerate(parts):
+        c, s, half = math.cos(turn), math.sin(turn), np.array(size) / 2
         to_unit = np.array([(c, 0, -s), (0, 1, 0), (s, 0, c)]) / half[:, None]
-        table[i] = (kind, label, piece[i], (x, y + h / 2, z), half, to_unit, *paint)
-    yaw, pitch = rng.normal(math.atan2(width / 2 - eye[0], length - eye[2]), 0.3), rng.uniform(-0.05, 0.42)
+        table[i] = (kind, label, piece[i], (x, y + half[1], z), half, to_unit, *paint)
+    yaw, pitch = rng.normal(math.atan2(width / 2 - eye[0], length - eye[2]), 0.3), rng.uniform(-0.03, 0.45)
     forward = np.array([math.sin(yaw) * math.cos(pitch), -math.sin(pitch), math.cos(yaw) * math.cos(pitch)])
     level, roll = np.array([-math.cos(yaw), 0, math.sin(yaw)]), rng.normal(0, 0.03)
     right = math.cos(roll) * level + math.sin(roll) * np.cross(forward, level)
     axes = np.stack([right, np.cross(forward, right), forward])
-    return table, room_m.astype(np.float32), eye.astype(np.float32), axes.astype(np.float32)
+    return table, *(array.astype(np.float32) for array in (room_m, eye, axes))
 
 
 def _enter(part, origin, world):
@@ -267,10 +252,9 @@ def _trace(parts, origin, axes, grid):
     # A part is tried only on the pixels its bounding ball may cover; all of them if that reaches the camera.
     centre, radius = (parts["centre"] - origin) @ axes.T, np.linalg.norm(parts["half"], axis=1)[:, None]
     nearest, ends = np.maximum(centre[:, 2:] - radius, 1e-3), np.array(grid.shape[1::-1])
-    spread = np.stack([(centre[:, :2] - radius) / nearest, (centre[:, :2] - radius) / (nearest + 2 * radius),
-                       (centre[:, :2] + radius) / nearest, (centre[:, :2] + radius) / (nearest + 2 * radius)])
-    pixel = (spread - grid[0, 0, :2]) / (grid[0, 1, 0] - grid[0, 0, 0])
-    low, high = (np.clip(p, 0, ends).astype(int) for p in (pixel.min(0), pixel.max(0) + 1))
+    slopes = [(centre[:, :2] + end * radius) / z for end in (-1, 1) for z in (nearest, nearest + 2 * radius)]
+    pixel = (np.stack(slopes) - grid[0, 0, :2]) / (grid[0, 1, 0] - grid[0, 0, 0])
+    low, high = (np.clip(p, 0, ends).astype(int) for p in (pixel.min(0), pixel.max(0) + 2))
     for i in np.flatnonzero((low < high).all(1) & (centre[:, 2] > -radius[:, 0])):
         window = np.s_[low[i, 1]:high[i, 1], low[i, 0]:high[i, 0]]
         t = _enter(parts[i], origin, world[:, *window])
@@ -280,42 +264,43 @@ def _trace(parts, origin, axes, grid):
 
 
 def _surface(seen, point, pixel_m):
-    """Outward unit normal (H, W, 3) in world axes and albedo (H, W, 3), the paint at that place of the part."""
-    unit, kind = np.einsum("hwij,hwj->hwi", seen["to_unit"], point - seen["centre"]), seen["kind"][..., None]
+    """Outward unit normal (H, W, 3) in world axes and albedo (H, W, 3), the paint at that place of a part."""
+    kind, unit = seen["kind"][..., None], np.einsum("hwij,hwj->hwi", seen["to_unit"], point - seen["centre"])
     face = np.eye(3, dtype=np.float32)[np.abs(unit).argmax(-1)]
-    flat = (kind == BOX) | (kind == CYLINDER) & (np.abs(unit[..., 1:2]) > np.hypot(unit[..., :1], unit[..., 2:]))
-    gradient = unit * np.where(flat, face, np.where(kind == BALL, 1, np.float32((1, 0, 1))))
+    capped = (kind == CYLINDER) & (np.abs(unit[..., 1:2]) > np.hypot(unit[..., :1], unit[..., 2:]))
+    gradient = unit * np.where((kind == BOX) | capped, face, np.where(kind == BALL, 1, np.float32((1, 0, 1))))
     normal = np.einsum("hwij,hwi->hwj", seen["to_unit"], gradient)
     normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
     x, y, z = np.moveaxis(unit * seen["half"], -1, 0)
     fu, fv, p, pattern = seen["per_m"][..., 0], seen["per_m"][..., 1], seen["phase"], seen["pattern"]
     u, v = fu * np.where(face[..., 0] > 0, z, x) + p, fv * np.where(face[..., 1] > 0, z, y) + p
-    grain, weave = np.sin(6.3 * v + np.sin(6.3 * u)), np.sin(6.3 * u + np.sin(14 * v)) + np.sin(8 * v + np.sin(11 * u))
+    grain, weave = np.sin(6.3 * v + np.sin(6.3 * u)), np.sin(6.3 * u + np.sin(14 * v)) + np.sin(8 * v)
     tiles = np.where(np.minimum(u % 1, v % 1) < 0.06, 1, 0.2 + 0.2 * np.sin(46 * (u // 1) + 23 * (v // 1)))
-    mix = np.choose(pattern, (0, 0.5 + 0.5 * grain, tiles, (u // 1 + v // 1) % 2, 0.5 + 0.25 * weave, 0, 0, 0))
+    mix = np.choose(pattern, (0, 0.5 + grain / 2, tiles, (u // 1 + v // 1) % 2, 0.5 + weave / 4, 0, 0, 0))
     # A pattern finer than the pixels fades to its mean instead of turning into noise.
     mix = (0.4 + (mix - 0.4) / (1 + (3 * pixel_m * np.maximum(fu, fv)) ** 4))[..., None]
     albedo = seen["colours"][..., 0, :] * (1 - mix) + seen["colours"][..., 1, :] * mix
-    hues = np.where(pattern == SPINES, 46 * (u // 1), 3 * np.sin(2 * u + np.sin(3 * v)) + 2 * np.sin(3 * v + p))
+    hues = np.where(pattern == SPINES, 46 * (u // 1), 3 * np.sin(2 * u + np.sin(3 * v)) + 2 * np.sin(3 * v))
     motley = albedo * (0.9 + 0.6 * np.sin(hues[..., None] * np.float32((1, 1.2, 1.5))))
     return normal, np.where(((pattern == PRINT) | (pattern == SPINES))[..., None], motley, albedo)
 
 
 def _photograph(rng, parts, seen, room_m, point, normal, albedo):
-    """Image (H, W, 3) float32, no noise yet: light on the surfaces, then exposure, white balance, gamma, blur."""
+    """Image (H, W, 3) float32, still free of noise: light, exposure, white balance, gamma, blur."""
     glow, panes = seen["pattern"] == SKY, parts["centre"][parts["pattern"] == SKY]
-    daylight = np.float32(rng.choice((0.1, 2.0, 3.0, 5.0)))
+    daylight = np.float32((0.1, 2, 3, 5)[rng.integers(4)])
     lamps = [room_m * rng.uniform((0.25, 0.9, 0.25), (0.75, 0.93, 0.75)) for _ in range(rng.integers(1, 3))]
     if len(panes) and daylight > 1:
         lamps.insert(0, panes[0] + 0.15 * (room_m / 2 - panes[0]))
     # Every second pixel a side is enough for the shadows of the first lamp, and softens them.
-    lamps, coarse, lit = np.float32(lamps), np.moveaxis(point[::2, ::2], -1, 0), True
-    for part in parts[6:][parts[6:]["half"].max(1) > 0.1]:
+    lamps, coarse = np.float32(lamps), np.moveaxis(point[::2, ::2], -1, 0)
+    lit = np.ones(coarse.shape[1:], bool)
+    for part in parts[6:][parts[6:]["half"].max(1) > 0.13]:
         lit &= _enter(part, lamps[0], coarse - lamps[0][:, None, None]) > 0.985
-    lit = _soften(_soften(lit.repeat(2, 0).repeat(2, 1)[:glow.shape[0], :glow.shape[1], None].astype(np.float32)))
+    lit = _soften(lit.repeat(2, 0).repeat(2, 1)[:glow.shape[0], :glow.shape[1], None].astype(np.float32))
     corners = (np.exp(np.abs(point) / -0.3) + np.exp(np.abs(room_m - point) / -0.3)) * (1 - np.abs(normal))
-    shade = np.float32(rng.uniform(0.2, 0.45)) * (1 + normal @ np.float32((0.1, 0.25, 0)))
-    light = albedo * (shade * np.exp(-0.6 * corners.sum(-1)))[..., None]
+    ambient = (1 + normal @ np.float32((0.1, 0.25, 0))) * np.exp(-0.6 * corners.sum(-1))
+    light = albedo * ambient[..., None] * np.float32(rng.uniform(0.2, 0.45))
     for lamp, power in zip(lamps, (lit, np.float32(0.4), np.float32(0.4)), strict=False):
         way = lamp - point
         square = np.vecdot(way, way)[..., None]
@@ -336,34 +321,29 @@ def _soften(image):
     return image
 
 
-def _patches(rng, cells, size):
-    """(H, W) smooth noise: normal draws on a grid fixed in the image, linear in between."""
-    steps = (np.arange(0.5, n)[:, None] / n * cells - np.arange(cells + 1) for n in size)
-    down, across = (np.maximum(0, 1 - np.abs(step)) for step in steps)
-    return down @ rng.standard_normal((cells + 1, cells + 1)) @ across.T
-
-
 def _flaws(rng, seen, depth, normal, grid, holes):
-    """Label, depth and normal as a Kinect and hurried annotators leave them."""
-    height, width = depth.shape
-    label, band, edge = seen["label"].astype(np.int8), np.zeros(depth.shape, bool), np.zeros(depth.shape, bool)
+    """Label (H, W) with voids; where depth is valid (H, W); where no depth edge spoils the normal (H, W)."""
+    label, (band, edge) = seen["label"].astype(np.int8), np.zeros((2, *depth.shape), bool)
+    k = max(1, round(depth.shape[1] / 128))
     for axis in (0, 1):
-        thing, z, near_thing, near_jump = (np.moveaxis(m, axis, 0) for m in (seen["piece"], depth, band, edge))
-        for k in range(1, max(1, round(width / 128)) + 1):
-            differs = thing[k:] != thing[:-k]
-            for mask, mark in ((near_thing, differs), (near_jump, differs & (np.abs(z[k:] - z[:-k]) > 0.1))):
-                mask[k:] |= mark
-                mask[:-k] |= mark
-    patches, strip = _patches(rng, 6, depth.shape) + 0.7 * _patches(rng, 20, depth.shape), rng.uniform(0, 0.015, 4)
-    x, y = np.arange(width), np.arange(height)[:, None]
-    left, right, top, bottom = (strip * width).round()
-    border = (x < left) | (x >= width - right) | (y < top) | (y >= height - bottom)
-    # The projector sits to the left of the camera: a pixel lies in the shadow of one further left whose
-    # x + disparity exceeds its own.
-    reach = x + BASELINE_M / (grid[0, 1, 0] - grid[0, 0, 0]) / depth
+        thing, z, *masks = (np.moveaxis(array, axis, 0) for array in (seen["piece"], depth, band, edge))
+        differs = thing[k:] != thing[:-k]
+        for mask, marks in zip(masks, (differs, differs & (np.abs(z[k:] - z[:-k]) > 0.1)), strict=True):
+            mask[k:] |= marks
+            mask[:-k] |= marks
+    patches = np.zeros(depth.shape)         # smooth noise: normal draws on grids fixed in the image
+    for cells in (6, 20):
+        steps = (np.arange(0.5, n)[:, None] / n * cells - np.arange(cells + 1) for n in depth.shape)
+        down, across = (np.maximum(0, 1 - np.abs(step)) for step in steps)
+        patches += down @ rng.standard_normal((cells + 1, cells + 1)) @ across.T
+    border, strip = np.ones(depth.shape, bool), round(rng.uniform(0, 0.01) * depth.shape[1])
+    border[strip:depth.shape[0] - strip, strip:depth.shape[1] - strip] = False
+    # The projector sits to the left: a pixel is in shadow if one further left has a larger x + disparity.
+    reach = (grid[0, :, 0] + BASELINE_M / depth) / (grid[0, 1, 0] - grid[0, 0, 0])
     shadow = np.maximum.accumulate(reach, 1) > reach + 0.3
     grazing = np.vecdot(normal, grid) > -0.15 * np.linalg.norm(grid, axis=-1)
-    score = patches + 9 * border + 3 * (shadow + 0.7 * grazing + (depth > 9) + seen["gloss"] + 0.5 * (label == WINDOW))
-    valid = score <= np.quantile(score, 1 - holes * rng.uniform(0.5, min(1.5, 1 / max(holes, 0.1))))
+    unseen = shadow + 0.7 * grazing + (depth > 9) + seen["gloss"] + 0.5 * (label == WINDOW)
+    score, spread = patches + 9 * border + 3 * unseen, min(0.5, 0.98 / max(holes, 0.01) - 1)
+    valid = score <= np.quantile(score, 1 - holes * (1 + rng.uniform(-spread, spread)))
     label[band & (patches > -0.5) | border] = VOID
-    return {"label": label, "depth": np.where(valid, depth, 0), "normal": np.where((valid & ~edge)[..., None], normal, 0)}
+    return label, valid, ~edge

@@ -39,7 +39,7 @@ def main(stage, model_name, name, seed):
     objective = objectives.load(row["method"]["objective"], row, model, train, where)
     balancer = balancers.load(row["method"]["balancer"], tasks)
     torch.manual_seed(row["seed"])              # what training draws does not depend on what was built
-    optimiser = torch.optim.Adam(model.parameters(), training["lr"])
+    optimiser = torch.optim.Adam(model.parameters(), training["lr"], fused=True)
     print(f"{title}: {sum(p.numel() for p in model.parameters()):,} parameters, {device.describe(where)}; "
           f"{len(train)} images; {objective.describe()}")
 

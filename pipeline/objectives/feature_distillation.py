@@ -30,7 +30,7 @@ class Objective(supervised.Objective):
         # `none` has no parameters, and Adam refuses an empty list
         parameters = list(self.adaptors.parameters())
         self.optimiser = torch.optim.Adam(parameters, training["adaptor_lr"],
-                                          weight_decay=training["adaptor_l2"]) if parameters else None
+                                          weight_decay=training["adaptor_l2"], fused=True) if parameters else None
 
     def __call__(self, index, image, predictions, features, targets):
         losses, terms = super().__call__(index, image, predictions, features, targets)

@@ -1,0 +1,92 @@
+"""Real stages under real DVC: a killed repro goes on, the run cache still works, a mistake stops with its sentence."""
+
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT, smoke
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dvc")
+    for name in ("pipeline", "models", "kernels"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("dvc.yaml", ".dvcignore"):
+        shutil.copy(ROOT / name, folder)
+    (folder / ".dvc").mkdir()
+    shutil.copy(ROOT / ".dvc/config", folder / ".dvc")
+    (folder / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
+    text = smoke((ROOT / "params.yaml").read_text())
+    # long enough to be killed in the middle
+    (folder / "params.yaml").write_text(re.sub(r"(smoke:.*?epochs: )2", r"\g<1>40", text, flags=re.S))
+    return folder
+
+
+def repro(folder, *words):
+    environment = os.environ | {"PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"}
+    return subprocess.Popen([sys.executable, "-m", "dvc", "repro", *words], cwd=folder, text=True, env=environment,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+
+
+def finish(folder, *words):
+    process = repro(folder, *words)
+    return process.communicate()[0], process.returncode
+
+
+def bits(folder):
+    return {str(path): path.read_bytes() for name in ("weights.pt", "curve.csv")
+            for path in folder.glob(f"out/runs/*/{name}")}
+
+
+def test_repro_killed_again_and_again_ends_with_the_same_bits_and_the_run_cache_works(project):
+    said, code = finish(project)
+    assert code == 0, said
+    expected = bits(project)
+    for path in ("out", ".dvc/cache", ".dvc/tmp", ".work", "dvc.lock"):
+        target = project / path
+        shutil.rmtree(target) if target.is_dir() else target.unlink()
+    # kill the whole group once in a teacher, in the features and in the student, whenever its line appears
+    for sign in ("segnet-depth-s0 epoch 7/", "features segnet-", "segnet-ours-s0 epoch 11/"):
+        process = repro(project)
+        for line in process.stdout:
+            if sign in line:
+                break
+        else:
+            pytest.fail(f"{sign!r} never appeared")
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        time.sleep(0.5)
+    said, code = finish(project)
+    assert code == 0, said
+    assert "going on from epoch" in said
+    assert bits(project) == expected
+
+    params = project / "params.yaml"
+    before = params.read_text()
+    params.write_text(before.replace("semantic: 1.0, depth: 1.0", "semantic: 1.0, depth: 2.0"))
+    said, code = finish(project)
+    assert code == 0 and "Running stage 'student@segnet-ours-0'" in said and "Running stage 'teacher" not in said
+    params.write_text(before)
+    said, code = finish(project)
+    assert code == 0 and "Running stage" not in said
+    assert bits(project) == expected
+
+
+def test_a_mistake_stops_before_any_stage(project):
+    params = project / "params.yaml"
+    before = params.read_text()
+    params.write_text(before.replace("  normal_mask:", "  normal_masc:"))
+    try:
+        said, code = finish(project, "-f", "prepare")
+        assert code != 0 and "error: params.yaml: unknown key `switches.normal_masc`" in said and "Traceback" not in said
+    finally:
+        params.write_text(before)

@@ -141,5 +141,6 @@ def test_the_papers_numbers_are_complete():
 
 def test_the_table_needs_no_torch(folder):
     write(*everything(0))
-    done = command(cwd=folder, code="import sys; from pipeline import table; table.main(); assert 'torch' not in sys.modules")
+    code = "import sys; from pipeline import table; table.main(); assert 'torch' not in sys.modules"
+    done = command(cwd=folder, code=code)
     assert done.returncode == 0, done.stderr

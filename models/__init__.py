@@ -2,7 +2,7 @@
 
 Every family has a class `Model(tasks, width, **options)`, `tasks` an ordered mapping task -> head channels:
 
-    model(x) -> predictions, features        x (B, 3, H, W), H and W multiples of 32
+    model(x) -> predictions, features        x (B, 3, H, W), H and W at least 32
         predictions   task -> (B, C_t, H, W) after the task's final activation
         features      task -> {"mid": (B, C_mid, H/32, W/32), "last": (B, C_last, H, W)}
     model.features(x) -> features            the same without the heads, which a teacher does not need

@@ -62,13 +62,14 @@ class Model(segnet.Model):
                 masked = branch.encoder[i](seen) * after
                 state[task] = F.max_pool2d(self.between_down[i](masked), 2)
             x, index = F.max_pool2d(after, 2, return_indices=True)
-            indices.append(index)
+            indices.append((index, after.shape[-2:]))
         mid = dict(state)
         for j, step in enumerate(self.decoder):
-            before = segnet.unpool(x, indices.pop())
+            before = segnet.unpool(x, *indices.pop())
             x = step(before)
             for task, branch in self.branches.items():
-                up = F.interpolate(state[task], scale_factor=2, mode="bilinear", align_corners=True)
+                # twice the size, and the one more of an odd side
+                up = F.interpolate(state[task], before.shape[-2:], mode="bilinear", align_corners=True)
                 seen = torch.cat([before, self.between_up[j](up)], 1)
                 state[task] = branch.decoder[j](seen) * x
         return {task: {"mid": mid[task], "last": state[task]} for task in self.branches}

@@ -21,7 +21,7 @@ CHANNELS = {  # output channels of the five encoder levels at width 1
     "deep": (64, 128, 256, 512, 512),  # every convolution is followed by a second one
 }
 CONVOLUTIONS = (2, 2, 3, 3, 3)  # per encoder level; the decoder step that undoes a level has as many
-STRIDE = 32  # five poolings: the image's sides must be multiples of it
+SMALLEST = 32  # five poolings leave one pixel of such a side
 NORM_FLOOR = 1e-12  # a predicted normal shorter than this has no direction
 
 
@@ -44,40 +44,43 @@ def initialise(module):
 
 
 def check(x):
-    """Refuse what five poolings cannot halve."""
-    if x.dim() != 4 or x.shape[1] != 3 or x.shape[2] % STRIDE or x.shape[3] % STRIDE:
+    """Refuse what five poolings cannot halve, and what is no colour image."""
+    if x.dim() != 4 or x.shape[1] != 3 or min(x.shape[2:]) < SMALLEST:
         raise ValueError(
-            f"Input should be (B, 3, H, W) with H and W multiples of {STRIDE}. Found {tuple(x.shape)}."
+            f"Input should be (B, 3, H, W) with H and W at least {SMALLEST}. Found {tuple(x.shape)}."
         )
 
 
-def unpool(x, indices, compare=None):
+def unpool(x, indices, size, compare=None):
     """Inverse of a 2x2 max-pool: each value goes back to where it was the maximum, all else is zero.
 
-    x (B, C, H, W), indices (B, C, H, W) positions in the flattened 2H x 2W plane, as `F.max_pool2d` returns
-    them -> (B, C, 2H, 2W), bit for bit `F.max_unpool2d`, which deterministic mode refuses. Windows do not
-    overlap, so no position is written twice. Channels-last stays channels-last.
+    x (B, C, h, w), indices (B, C, h, w) positions in the flattened plane `size` = (H, W) that was pooled, as
+    `F.max_pool2d` returns them -> (B, C, H, W), bit for bit `F.max_unpool2d`, which deterministic mode refuses.
+    H is 2h or 2h + 1: an odd side's last row or column was in no window and stays zero. Windows do not overlap,
+    so no position is written twice. Channels-last stays channels-last.
 
     `compare` compares the index with every position instead of scattering; None does so on CUDA, where a
     scatter in deterministic mode sorts its indices first. On a CPU the scatter is at least 5 times faster.
     """
     if compare is None:
         compare = x.is_cuda
-    h, w = x.shape[-2:]
+    (h, w), (H, W) = x.shape[-2:], size
     channels_last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
     if channels_last:
         x, indices = x.permute(0, 2, 3, 1), indices.permute(0, 2, 3, 1)
     row = 1 if channels_last else 2  # the dimension of H
     if compare:
-        position = torch.arange(4 * h * w, device=x.device).view(h, 2, w, 2, *[1] * (2 - row))
+        rows, columns = (torch.arange(2 * n, device=x.device) for n in (h, w))
+        position = (rows[:, None] * W + columns).view(h, 2, w, 2, *[1] * (2 - row))
         here = indices.unsqueeze(row + 1).unsqueeze(row + 3) == position
         y = torch.where(here, x.unsqueeze(row + 1).unsqueeze(row + 3), 0.0)
         y = y.flatten(row + 2, row + 3).flatten(row, row + 1)
+        y = F.pad(y, (0, 0) * (2 - row) + (0, W - 2 * w, 0, H - 2 * h))
     else:
         values, target = x.flatten(row, row + 1), indices.flatten(row, row + 1)
         shape = list(values.shape)
-        shape[row] = 4 * h * w
-        y = values.new_zeros(shape).scatter_(row, target, values).unflatten(row, (2 * h, 2 * w))
+        shape[row] = H * W
+        y = values.new_zeros(shape).scatter_(row, target, values).unflatten(row, (H, W))
     return y.permute(0, 3, 1, 2) if channels_last else y
 
 
@@ -153,11 +156,13 @@ class Model(nn.Module):
         check(x)
         indices = []
         for level in self.encoder:
-            x, index = F.max_pool2d(level(x), 2, return_indices=True)
-            indices.append(index)
+            x = level(x)
+            size = x.shape[-2:]
+            x, index = F.max_pool2d(x, 2, return_indices=True)
+            indices.append((index, size))
         mid = x
         for step in self.decoder:
-            x = step(unpool(x, indices.pop()))
+            x = step(unpool(x, *indices.pop()))
         return {task: {"mid": mid, "last": x} for task in self.heads}
 
     def shared_parameters(self):

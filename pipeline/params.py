@@ -46,8 +46,8 @@ class Datasets(Section):
 
 
 class Images(Section):
-    height: Annotated[int, Field(ge=32, multiple_of=32)]
-    width: Annotated[int, Field(ge=32, multiple_of=32)]
+    height: Annotated[int, Field(ge=32)]
+    width: Annotated[int, Field(ge=32)]
     train: Count
     test: Count
 

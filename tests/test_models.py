@@ -142,15 +142,16 @@ def test_initialisation_is_xavier_and_follows_the_seed(name):
 
 @layouts
 @pytest.mark.parametrize("compare", [False, True, None])
+@pytest.mark.parametrize("size", [(12, 6), (13, 6), (12, 7), (3, 5)], ids=str)
 @pytest.mark.parametrize("scale", [1e3, 1.0, 0.0])  # no ties, ties, and only zeros of both signs
-def test_unpool_equals_torch_bit_for_bit(layout, compare, scale):
-    x = image(2, 5, 12, 6).sub(0.5).mul(scale).round().contiguous(memory_format=layout)
+def test_unpool_equals_torch_bit_for_bit(layout, compare, scale, size):
+    x = image(2, 5, *size).sub(0.5).mul(scale).round().contiguous(memory_format=layout)
     pooled, indices = F.max_pool2d(x, 2, return_indices=True)
     ours, theirs = (pooled.clone().requires_grad_() for _ in range(2))
-    y, expected = segnet.unpool(ours, indices, compare), F.max_unpool2d(theirs, indices, 2)
+    y, expected = segnet.unpool(ours, indices, size, compare), F.max_unpool2d(theirs, indices, 2, output_size=size)
     assert same_bits(y, expected) and y.is_contiguous(memory_format=layout)
     for result in (y, expected):
-        result.backward(image(2, 5, 12, 6))
+        result.backward(image(2, 5, *size))
     assert same_bits(ours.grad, theirs.grad)
 
 
@@ -184,12 +185,21 @@ def test_adaptor_is_its_last_map_after_what_precedes_it(kind, pair):
     torch.testing.assert_close(adaptor(x[:, :, 1, 2]), y[:, :, 1, 2])
 
 
+@network
+@pytest.mark.parametrize("size", [(48, 64), (33, 71)], ids=str)
+def test_any_size_from_32_on_goes_through(name, size):
+    predictions, features = build(name)(image(2, 3, *size))
+    for task, prediction in predictions.items():
+        assert prediction.shape[2:] == size and features[task]["last"].shape[2:] == size
+        assert features[task]["mid"].shape[2:] == (size[0] // 32, size[1] // 32)
+
+
 @pytest.mark.parametrize("call, sentence", [
     (lambda: models.load("resnet9", NYU), "`resnet9` does not exist. Those that exist: mtan, segnet"),
     (lambda: models.load("mtan", {"edges": 1}), "semantic, depth, normal. Found .*edges"),
     (lambda: models.load("segnet", NYU, 0), "Found `width = 0`"),
     (lambda: models.load("segnet", NYU, type="tall"), "standard, wide, deep. Found `type = tall`"),
-    (lambda: build("segnet")(image(2, 3, 64, 48)), r"multiples of 32. Found \(2, 3, 64, 48\)"),
+    (lambda: build("segnet")(image(2, 3, 64, 31)), r"at least 32. Found \(2, 3, 64, 31\)"),
     (lambda: build("mtan").features(image(2, 1, 64, 64)), r"Found \(2, 1, 64, 64\)"),
     (lambda: Adaptor("cubic", 8, 8), "linear, nonlinear, none. Found `kind = cubic`"),
     (lambda: Adaptor("none", 8, 16), "Found 8 and 16"),

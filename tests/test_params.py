@@ -19,7 +19,7 @@ MISTAKES = {
     "float-epochs": (("      epochs: 12", "      epochs: 12.5"), ("protocols.laptop.train.epochs", "12.5")),
     "negative": (("lr: 2.0e-3", "lr: -2.0e-3"), ("protocols.laptop.train.lr", "-0.002", "greater than 0")),
     "not-finite": (("lr: 2.0e-3", "lr: .inf"), ("protocols.laptop.train.lr", "inf")),
-    "size": (("height: 96", "height: 100"), ("protocols.laptop.data.height", "100", "multiple of 32")),
+    "size": (("height: 32", "height: 31"), ("protocols.smoke.data.height", "31", "equal to 32")),
     "holes": (("holes: 0.08", "holes: 1.5"), ("datasets.scenes.holes", "1.5", "0.9")),
     "data": (("data: scenes ", "data: scene "), ("`data`", "'scene'", "nyuv2")),
     "protocol": (("protocol: laptop", "protocol: latop"), ("'latop'", "`laptop`")),

@@ -24,7 +24,7 @@ class Line:
 
     def close(self, text):
         took = time.monotonic() - self.begun
-        self.stream.write(f"{chr(13) + chr(27) + '[K' if self.live else ''}{self.title}  {text}  {clock(took)}\n")
+        self.stream.write(f"{chr(13) + chr(27) + '[K' if self.live else ''}{self.title}  {text}  ({clock(took)})\n")
         self.stream.flush()
 
 

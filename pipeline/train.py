@@ -24,7 +24,7 @@ from pipeline import balancers, checkpoint, data, device, objectives, params, te
 from pipeline.measure import measure
 from pipeline.metrics import METRICS
 from pipeline.problem import Problem, run
-from pipeline.progress import Line
+from pipeline.progress import Line, clock
 
 
 def main(stage, model_name, name, seed):
@@ -81,10 +81,11 @@ def main(stage, model_name, name, seed):
                 broken, torch.where(values.isfinite(), steps, step))
             sums = sums + values
             if line.live:
-                line.step(step + 1, f"loss {values.sum().item():.4f}")
+                line.step(step + 1, f"loss {values[:len(tasks)].mean().item():.4f}")
         names = [*(f"loss_{task}" for task in tasks), *terms]
         stop_if_broken(title, epoch, steps, names, broken)
-        seconds += time.time() - begun
+        took = time.time() - begun
+        seconds += took
         curve.append({"epoch": epoch + 1, "lr": learning_rate(training, epoch, steps - 1, steps),
                       **dict(zip(names, (sums / steps).tolist(), strict=True)),
                       **flat(measured(title, model, test, row, where))})
@@ -94,7 +95,8 @@ def main(stage, model_name, name, seed):
             best = {"epoch": epoch + 1, "weights": copy(model)}
         work.save({**{key: holder.state_dict() for key, holder in holders.items()}, "rng": torch.get_rng_state(),
                    "curve": curve, "best": best, "seconds": seconds, "memory": memory})
-        line.close(summary(curve[-1], tasks, (time.time() - begun) / steps, seconds, epoch, training["epochs"]))
+        left = (time.time() - begun) * (training["epochs"] - epoch - 1)
+        line.close(f"{summary(curve[-1], tasks)}  {took / steps:.2f} s/it  eta {clock(left)}")
 
     # -- what is left behind
     folder = params.folder(model_name, name, seed)
@@ -171,12 +173,11 @@ def peak_memory(where):
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
-def summary(line, tasks, per_step, seconds, epoch, epochs):
-    """The epoch's line: training loss, the first metric of each task, seconds an iteration, time left."""
+def summary(line, tasks):
+    """The epoch's training loss and the first metric of each task."""
     shown = {METRICS[name].task: name for name in reversed(METRICS)}
-    left = seconds / (epoch + 1) * (epochs - epoch - 1)
     metrics = "  ".join(f"{METRICS[shown[task]].title} {line[f'official.{shown[task]}']:.4g}" for task in tasks)
-    return f"loss {train_loss(line, tasks):.4f}  {metrics}  {per_step:.2f} s/it  {left:.0f} s left"
+    return f"loss {train_loss(line, tasks):.4f}  {metrics}"
 
 
 def table(curve):

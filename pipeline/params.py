@@ -74,12 +74,14 @@ class Training(Section):
 
 class Protocol(Section):
     data: Images
-    train: Training
+    train: dict[Name, Training]
 
     @model_validator(mode="after")
     def a_batch_fits(self):
-        if self.train.batch > self.data.train:
-            raise ValueError(f"`train.batch` is {self.train.batch} but `data.train` has {self.data.train} images")
+        for model, training in self.train.items():
+            if training.batch > self.data.train:
+                raise ValueError(f"`train.{model}.batch` is {training.batch} but `data.train` has "
+                                 f"{self.data.train} images")
         return self
 
 
@@ -151,6 +153,8 @@ class Params(Section):
         one_of(self.protocol, "protocol", self.protocols)
         for model in self.models:
             one_of(model, "models", type(self.architectures).model_fields)
+            if model not in self.in_force.train:
+                raise ValueError(f"`protocols.{self.protocol}.train` has no section for {model!r} of `models`")
         for key, wanted in (("baselines", "supervised"), ("students", "feature_distillation")):
             for method in getattr(self, key):
                 one_of(method, key, self.methods)
@@ -195,7 +199,7 @@ class Params(Section):
         return {"stage": stage, "model": model, "name": name, "seed": int(seed), "data": self.data,
                 "protocol": self.protocol, "tasks": [name] if stage == "teacher" else list(self.tasks),
                 "architecture": getattr(self.architectures, model).model_dump(),
-                "train": self.in_force.train.model_dump(), "method": method,
+                "train": self.in_force.train[model].model_dump(), "method": method,
                 "features": self.features.model_dump(), "switches": self.switches.model_dump()}
 
 

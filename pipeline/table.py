@@ -145,17 +145,16 @@ def spread(cell):
 
 def caption(chosen, rows, runs):
     """What a reader has to know, a sentence each: data, protocol, selection, metric definitions, switches, origin."""
-    protocol, switches = chosen.in_force, chosen.switches
-    images, training = protocol.data, protocol.train
+    images, switches = chosen.in_force.data, chosen.switches
     size = f"{images.train} training and {images.test} test images of {images.height}x{images.width}"
     said = [f"Data: rendered rooms (`scenes`), {size}; not NYUv2, so the paper's numbers are not shown."
             if chosen.data == "scenes" else f"Data: NYUv2, {size}" + (
                 "; normals fitted to the depth, not the published ones, so the paper's are not shown."
                 if chosen.datasets.nyuv2.normals == "derived" else ".")]
-    said.append(f"Protocol `{chosen.protocol}`: {training.epochs} epochs of batch {training.batch}, Adam "
-                f"{training.lr:g} ({training.schedule}), width {training.width:g}" + (
-                    "." if chosen.protocol == "paper" else
-                    "; not the paper's 200 epochs of batch 2 at 288x384 and width 1."))
+    said.append(f"Protocol `{chosen.protocol}`: " + "; ".join(
+        f"{TITLES.get(model, model)} {one.epochs} epochs of batch {one.batch}, Adam {one.lr:g} ({one.schedule}), "
+        f"width {one.width:g}" for model, one in chosen.in_force.train.items() if model in chosen.models) + (
+            "." if chosen.protocol == "paper" else "; not the paper's 200 epochs of batch 2 at 288x384 and width 1."))
     said.append(f"Epoch: {RULES[chosen.selection]}. Seeds {', '.join(map(str, chosen.seeds))}; mean ± sample standard "
                 "deviation over n seeds, none for n = 1.")
     said.append("Delta_MTL = mean over tasks of the mean over a task's metrics of the relative gain on our own STL of "

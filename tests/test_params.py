@@ -9,16 +9,16 @@ from pipeline.problem import Problem
 
 # edit of the shipped file -> words the sentence must hold
 MISTAKES = {
-    "unknown-key": (("      epochs: 12", "      epoch: 12"), ("protocols.laptop.train.epoch", "`epochs`")),
+    "unknown-key": (("        epochs: 20", "        epoch: 20"), ("protocols.laptop.train.segnet.epoch", "`epochs`")),
     "unknown-top": (("seeds: [0]", "seed: [0]"), ("`seed`", "`seeds`")),
     "unknown-in-method": (("    taps: [mid, last]", "    tap: [mid, last]"), ("methods.ours.tap`", "`taps`")),
     "missing": (("    adaptor: linear      #", "    #"), ("methods.ours.adaptor", "missing")),
-    "text-number": (("lr: 2.0e-3", "lr: 1e-4"), ("protocols.laptop.train.lr", "'1e-4'", "1.0e-4")),
-    "text-power": (("lr: 2.0e-3", "lr: 1.5e4"), ("protocols.laptop.train.lr", "'1.5e4'", "1.5e+4")),
-    "wrong-type": (("      epochs: 12", "      epochs: twelve"), ("protocols.laptop.train.epochs", "'twelve'")),
-    "float-epochs": (("      epochs: 12", "      epochs: 12.5"), ("protocols.laptop.train.epochs", "12.5")),
-    "negative": (("lr: 2.0e-3", "lr: -2.0e-3"), ("protocols.laptop.train.lr", "-0.002", "greater than 0")),
-    "not-finite": (("lr: 2.0e-3", "lr: .inf"), ("protocols.laptop.train.lr", "inf")),
+    "text-number": (("lr: 3.0e-3", "lr: 1e-4"), ("protocols.laptop.train.segnet.lr", "'1e-4'", "1.0e-4")),
+    "text-power": (("lr: 3.0e-3", "lr: 1.5e4"), ("protocols.laptop.train.segnet.lr", "'1.5e4'", "1.5e+4")),
+    "wrong-type": (("        epochs: 20", "        epochs: many"), ("protocols.laptop.train.segnet.epochs", "'many'")),
+    "float-epochs": (("        epochs: 20", "        epochs: 12.5"), ("protocols.laptop.train.segnet.epochs", "12.5")),
+    "negative": (("lr: 3.0e-3", "lr: -2.0e-3"), ("protocols.laptop.train.segnet.lr", "-0.002", "greater than 0")),
+    "not-finite": (("lr: 3.0e-3", "lr: .inf"), ("protocols.laptop.train.segnet.lr", "inf")),
     "size": (("height: 32", "height: 31"), ("protocols.smoke.data.height", "31", "equal to 32")),
     "holes": (("holes: 0.08", "holes: 1.5"), ("datasets.scenes.holes", "1.5", "0.9")),
     "data": (("data: scenes ", "data: scene "), ("`data`", "'scene'", "nyuv2")),
@@ -33,8 +33,9 @@ MISTAKES = {
     "lambda": (("lambda: {semantic: 1.0, depth: 1.0, normal: 2.0}", "lambda: {semantic: 1.0, depth: 1.0}"),
                ("methods.ours.lambda", "normal")),
     "lambda-task": (("lambda: {semantic", "lambda: {semantics"), ("methods.ours.lambda.semantics",)),
-    "batch": (("      batch: 8", "      batch: 800"), ("800", "240")),
-    "step": (("      step_factor: 0.5\n", ""), ("step_factor", "step")),
+    "batch": (("        batch: 4", "        batch: 800"), ("train.segnet.batch", "800", "160")),
+    "no-section": (("      mtan: {<<: *laptop", "      mta: {<<: *laptop"), ("protocols.laptop.train", "'mtan'")),
+    "step": (("        step_factor: 0.5\n", ""), ("step_factor", "step")),
     "not-yaml": (("seeds: [0]", "seeds: [0"), ("not YAML",)),
     "no-bool": (("drop_last: true", "drop_last: 'yes'"), ("switches.drop_last", "'yes'")),
 }
@@ -69,13 +70,14 @@ def test_both_protocols_and_both_data_sets_are_one_word_away(folder, params_text
             chosen = params.load()
             assert (chosen.data, chosen.protocol) == (data, protocol)
     paper = chosen.protocols["paper"]
-    assert (paper.train.epochs, paper.train.batch, paper.train.lr, paper.train.width) == (200, 2, 1e-4, 1.0)
+    for train in paper.train.values():
+        assert (train.epochs, train.batch, train.lr, train.width) == (200, 2, 1e-4, 1.0)
+        assert (train.adaptor_lr, train.adaptor_l2) == (0.1, 5e-4)
     assert (paper.data.height, paper.data.width, paper.data.train, paper.data.test) == (288, 384, 795, 654)
-    assert (paper.train.adaptor_lr, paper.train.adaptor_l2) == (0.1, 5e-4)
 
 
 def test_command_line_says_one_line_and_exits_2(folder, params_text):
-    (folder / "params.yaml").write_text(params_text.replace("      epochs: 12", "      epoks: 12"))
+    (folder / "params.yaml").write_text(params_text.replace("        epochs: 20", "        epoks: 20"))
     for words in (["pipeline.params"], ["pipeline.prepare"], ["pipeline.table"]):
         done = command(*words, cwd=folder)
         assert done.returncode == 2

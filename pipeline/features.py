@@ -24,10 +24,10 @@ def main(model, task, seed):
 
 def kept(identity):
     """The bulk's manifest when the very same code has already written these features, else None."""
-    path = store.BULK / identity / "manifest.json"
-    if not path.exists():
+    try:
+        manifest = json.loads((store.BULK / identity / "manifest.json").read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
         return None
-    manifest = json.loads(path.read_text())
     return manifest if manifest["code"] == checkpoint.fingerprint(identity) else None
 
 

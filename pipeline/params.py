@@ -189,10 +189,11 @@ class Params(Section):
         listed = {"teacher": self.tasks, "baseline": self.baselines, "student": self.students}
         for value, key, known in ((stage, "the stage", listed), (model, "models", self.models),
                                   (name, f"{stage}s" if stage != "teacher" else "tasks", listed.get(stage, ())),
-                                  (int(seed), "seeds", self.seeds)):
+                                  (seed, "seeds", map(str, self.seeds))):
+            known = list(known)
             if value not in known:
-                raise Problem(f"{value!r} is not among {', '.join(map(str, known)) or 'nothing'} ({key} in {FILE})"
-                              f"{nearest(value, map(str, known))}")
+                raise Problem(f"{value!r} is not among {', '.join(known) or 'nothing'} ({key} in {FILE})"
+                              f"{nearest(value, known)}")
         method = {"objective": "supervised", "balancer": "uniform", "title": "STL"}
         if stage != "teacher":
             method = self.methods[name].model_dump(by_alias=True)

@@ -8,10 +8,10 @@ class Problem(Exception):
 
 
 def run(main, *arguments):
-    """Call a verb's `main`; a `Problem` becomes one line on stderr and exit code 2, Ctrl-C exit code 130."""
+    """Call a verb's `main`; a `Problem`, or a refusal of the file system, is one line on stderr and exit code 2."""
     try:
         main(*arguments)
-    except Problem as problem:
+    except (Problem, OSError) as problem:
         print(f"error: {problem}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -108,7 +108,7 @@ def build(run, task, split, device):
 def read_progress(partial):
     try:
         return json.loads((partial / "progress.json").read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, json.JSONDecodeError):
         return {"images": 0, "crc32": {tap: [] for tap in models.TAPS}, "energy": {tap: [] for tap in models.TAPS}}
 
 
@@ -147,15 +147,16 @@ def load_bulk(run, task, split):
     """The bulk's manifest, or None when it has to be built. `Problem` if the tracked manifest is missing or stale."""
     path, name = manifest_file(run, task), identity(run, task)
     try:
-        tracked = json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        raise Problem(f"{path} is missing or damaged; run `make features`") from None
-    if tracked["identity"] != name:
-        raise Problem(f"{path} is stale: it belongs to features {tracked['identity']}, teacher and data now call for "
-                      f"{name}; run `make features`")
+        tracked = json.loads(path.read_text())["identity"]
+    except (FileNotFoundError, json.JSONDecodeError, TypeError, KeyError):
+        raise Problem(f"{path} is missing or damaged; run `dvc repro --force features@{run['model']}-{task}-"
+                      f"{run['seed']}`") from None
+    if tracked != name:
+        raise Problem(f"{path} is stale: it belongs to features {tracked}, teacher and data now call for {name}; run "
+                      "`make features`")
     try:
         manifest = json.loads((BULK / name / "manifest.json").read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, json.JSONDecodeError):
         return None
     if manifest["ids"] != split.ids:
         raise Problem(f"{BULK / name} holds other images than out/data/train; remove it and run the command again")

@@ -30,7 +30,7 @@ RULES = {"last": "last epoch", "last10": "mean of the last ten epochs", "train_l
 
 def main():
     chosen = params.load()
-    results = {file.stem: json.loads(file.read_text()) for file in sorted(SOURCE.glob("*.json"))}
+    results = {file.stem: read(file) for file in sorted(SOURCE.glob("*.json"))}
     blocks = {model: rows_of(model, chosen, results) for model in chosen.models}
     rows = [row for block in blocks.values() for row in block]
     if not any(row["runs"] for row in rows):
@@ -45,6 +45,13 @@ def main():
                          ("md", as_markdown(said, parts)), ("tex", as_tex(said, parts))):
         (OUT / f"table2.{suffix}").write_text(text)
     print(f"{OUT}/table2.md, .csv, .json, .tex")
+
+
+def read(file):
+    try:
+        return json.loads(file.read_text())
+    except json.JSONDecodeError as mistake:
+        raise Problem(f"{file} is damaged ({mistake}); remove it and run `make evaluate`") from None
 
 
 def paper(chosen):

@@ -122,7 +122,7 @@ def test_truncated_shard_is_named(row):
 
 def test_missing_manifest_is_named(row):
     store.manifest_file(row, "semantic").unlink()
-    with pytest.raises(Problem, match="semantic.json is missing or damaged; run `make features`"):
+    with pytest.raises(Problem, match="semantic.json is missing or damaged; run `dvc .* features@segnet-semantic-0"):
         source(row)
 
 

@@ -182,8 +182,8 @@ EVERYTHING = {"prepare", "table"} | TEACHERS | FEATURES | JUDGED | BASELINES | S
 ROW = "\n  {0}:\n    title: {0}\n    objective: supervised\n    balancer: uniform"
 EDITS = {
     "lambda": ([("semantic: 1.0, depth: 1.0", "semantic: 1.0, depth: 3.0")], STUDENT | {"table"}),
-    "epochs": ([("        epochs: 20", "        epochs: 21")], EVERYTHING - {"prepare"}),
-    "data-size": ([("train: 160", "train: 161")], EVERYTHING),
+    "epochs": ([("        epochs: 18", "        epochs: 19")], EVERYTHING - {"prepare"}),
+    "data-size": ([("train: 400", "train: 401")], EVERYTHING),
     "method-added": ([("baselines: [", "baselines: [more, "), ("\nmethods:", "\nmethods:" + ROW.format("more"))],
                      {"baseline@segnet-more-0", "evaluate-baseline@segnet-more-0", "table"}),
     "method-reordered": ([("baselines: [uniform, other]", "baselines: [other, uniform]")], {"table"}),

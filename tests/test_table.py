@@ -114,6 +114,13 @@ def test_nothing_to_show_is_a_sentence(folder):
         table.main()
 
 
+def test_damaged_metrics_are_named(folder):
+    write(*everything(0))
+    pathlib.Path("out/metrics/segnet-ours-s0.json").write_text('{"run"')
+    with pytest.raises(Problem, match="segnet-ours-s0.json is damaged"):
+        table.main()
+
+
 def test_four_formats_from_one_source(folder):
     write(*everything(0))
     found, text = make()

@@ -26,21 +26,22 @@ TOLERANCE = 1e-3      # relative; another device or batch size rounds differentl
 def main(stage, model_name, name, seed):
     row = params.load().resolve(stage, model_name, name, seed)
     folder, title = params.folder(model_name, name, seed), f"{model_name}-{name}-s{seed}"
-    redo = f"run `dvc checkout --force {folder}`, or `dvc repro --force -s {stage}@{model_name}-{name}-{seed}`"
+    again = f"{stage}@{model_name}-{name}-{seed}"
+    redo = f"run `dvc checkout --force {folder}/weights.pt`, or `dvc repro --force -s {again}`"
     where = device.pick()
     curve, cost = read(folder, redo)
     states = checkpoint.read_weights(folder / "weights.pt", redo)
     rules, epochs = selected(curve, row["tasks"])
     split = data.Split("test", where)
     model = teachers.network(row, row["tasks"], split.classes, where)
+    seen = {}                                    # by epoch: often the two rules name the same one
     for rule in ("last", "train_loss"):
-        if rule == "train_loss" and epochs[rule] == epochs["last"]:
-            rules[rule] = rules["last"]
-            continue
-        model.load_state_dict(states[rule])
-        again = measure(model, split, row["tasks"], row["switches"]["official_batch"], where)
-        compare(title, rule, again, rules[rule], redo)
-        rules[rule] = again
+        epoch = epochs[rule]
+        if epoch not in seen:
+            model.load_state_dict(states[rule])
+            seen[epoch] = measure(model, split, row["tasks"], row["switches"]["official_batch"], where)
+        compare(title, rule, seen[epoch], rules[rule], redo)
+        rules[rule] = seen[epoch]
     result = {"run": title, "stage": stage, "model": model_name, "name": name, "seed": int(seed), "tasks": row["tasks"],
               "rules": rules, "epochs": epochs, "cost": cost, "commit": commit(), "device": device.describe(where)}
     checkpoint.write(f"out/metrics/{title}.json", (json.dumps(result, indent=1) + "\n").encode())

@@ -156,7 +156,7 @@ def caption(chosen, rows, runs):
     size = f"{images.train} training and {images.test} test images of {images.height}x{images.width}"
     said = [f"Data: rendered rooms (`scenes`), {size}; not NYUv2, so the paper's numbers are not shown."
             if chosen.data == "scenes" else f"Data: NYUv2, {size}" + (
-                "; normals fitted to the depth, not the published ones, so the paper's are not shown."
+                "; normals fitted to the depth, not the published ones, so the paper's normal columns are not shown."
                 if chosen.datasets.nyuv2.normals == "derived" else ".")]
     said.append(f"Protocol `{chosen.protocol}`: " + "; ".join(
         f"{TITLES.get(model, model)} {one.epochs} epochs of batch {one.batch}, Adam {one.lr:g} ({one.schedule}), "

@@ -182,7 +182,7 @@ EVERYTHING = {"prepare", "table"} | TEACHERS | FEATURES | JUDGED | BASELINES | S
 ROW = "\n  {0}:\n    title: {0}\n    objective: supervised\n    balancer: uniform"
 EDITS = {
     "lambda": ([("semantic: 1.0, depth: 1.0", "semantic: 1.0, depth: 3.0")], STUDENT | {"table"}),
-    "epochs": ([("        epochs: 18", "        epochs: 19")], EVERYTHING - {"prepare"}),
+    "epochs": ([("        epochs: 11", "        epochs: 12")], EVERYTHING - {"prepare"}),
     "data-size": ([("train: 400", "train: 401")], EVERYTHING),
     "method-added": ([("baselines: [", "baselines: [more, "), ("\nmethods:", "\nmethods:" + ROW.format("more"))],
                      {"baseline@segnet-more-0", "evaluate-baseline@segnet-more-0", "table"}),

@@ -9,14 +9,14 @@ from pipeline.problem import Problem
 
 # edit of the shipped file -> words the sentence must hold
 MISTAKES = {
-    "unknown-key": (("        epochs: 18", "        epoch: 18"), ("protocols.laptop.train.segnet.epoch", "`epochs`")),
+    "unknown-key": (("        epochs: 11", "        epoch: 11"), ("protocols.laptop.train.segnet.epoch", "`epochs`")),
     "unknown-top": (("seeds: [0]", "seed: [0]"), ("`seed`", "`seeds`")),
     "unknown-in-method": (("    taps: [mid, last]", "    tap: [mid, last]"), ("methods.ours.tap`", "`taps`")),
     "missing": (("    adaptor: linear      #", "    #"), ("methods.ours.adaptor", "missing")),
     "text-number": (("lr: 2.0e-3", "lr: 1e-4"), ("protocols.laptop.train.segnet.lr", "'1e-4'", "1.0e-4")),
     "text-power": (("lr: 2.0e-3", "lr: 1.5e4"), ("protocols.laptop.train.segnet.lr", "'1.5e4'", "1.5e+4")),
-    "wrong-type": (("        epochs: 18", "        epochs: many"), ("protocols.laptop.train.segnet.epochs", "'many'")),
-    "float-epochs": (("        epochs: 18", "        epochs: 12.5"), ("protocols.laptop.train.segnet.epochs", "12.5")),
+    "wrong-type": (("        epochs: 11", "        epochs: many"), ("protocols.laptop.train.segnet.epochs", "'many'")),
+    "float-epochs": (("        epochs: 11", "        epochs: 12.5"), ("protocols.laptop.train.segnet.epochs", "12.5")),
     "negative": (("lr: 2.0e-3", "lr: -2.0e-3"), ("protocols.laptop.train.segnet.lr", "-0.002", "greater than 0")),
     "not-finite": (("lr: 2.0e-3", "lr: .inf"), ("protocols.laptop.train.segnet.lr", "inf")),
     "size": (("height: 32", "height: 31"), ("protocols.smoke.data.height", "31", "equal to 32")),
@@ -77,7 +77,7 @@ def test_both_protocols_and_both_data_sets_are_one_word_away(folder, params_text
 
 
 def test_command_line_says_one_line_and_exits_2(folder, params_text):
-    (folder / "params.yaml").write_text(params_text.replace("        epochs: 18", "        epoks: 18"))
+    (folder / "params.yaml").write_text(params_text.replace("        epochs: 11", "        epoks: 11"))
     for words in (["pipeline.params"], ["pipeline.prepare"], ["pipeline.table"]):
         done = command(*words, cwd=folder)
         assert done.returncode == 2

@@ -14,7 +14,7 @@ help:  ## list the words
 
 setup: $(READY)  ## the environment: .venv with the packages of pyproject.toml
 $(READY): pyproject.toml
-	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv --clear $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@# DVC takes the enclosing Git clone for the project's own; elsewhere it must not look for one
 	@test "$$(git rev-parse --show-toplevel 2>/dev/null)" = "$(CURDIR)" || dvc config --local core.no_scm true

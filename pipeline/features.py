@@ -13,7 +13,8 @@ from pipeline.problem import run
 
 
 def main(model, task, seed):
-    row = params.load().resolve("teacher", model, task, seed)
+    chosen = params.load()
+    row = chosen.resolve("teacher", model, task, seed) | {"features": chosen.features.model_dump()}
     where = device.pick()
     split = data.Split("train", where)
     manifest = kept(store.identity(row, task)) or store.build(row, task, split, where)
@@ -23,12 +24,11 @@ def main(model, task, seed):
 
 
 def kept(identity):
-    """The bulk's manifest when the very same code has already written these features, else None."""
+    """The manifest of features that are already there whole, else None."""
     try:
-        manifest = json.loads((store.BULK / identity / "manifest.json").read_text())
+        return json.loads((store.BULK / identity / "manifest.json").read_text())
     except (FileNotFoundError, json.JSONDecodeError):
         return None
-    return manifest if manifest["code"] == checkpoint.fingerprint(identity) else None
 
 
 if __name__ == "__main__":

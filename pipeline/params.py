@@ -60,8 +60,6 @@ class Training(Section):
     step_every: Count | None = None
     step_factor: Annotated[float, Field(gt=0, le=1)] | None = None
     width: Annotated[float, Field(gt=0, le=4)]
-    adaptor_lr: Positive
-    adaptor_l2: NonNegative
 
     @model_validator(mode="after")
     def step_is_told(self):
@@ -72,9 +70,15 @@ class Training(Section):
         return self
 
 
+class AdaptorTraining(Section):
+    lr: Positive
+    l2: NonNegative
+
+
 class Protocol(Section):
     data: Images
     train: dict[Name, Training]
+    adaptor: AdaptorTraining
 
     @model_validator(mode="after")
     def a_batch_fits(self):
@@ -132,7 +136,7 @@ class Params(Section):
     data: Literal["scenes", "nyuv2"]
     protocol: Name
     selection: Rule
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)]
     models: Annotated[list[Name], Field(min_length=1)]
     tasks: Annotated[list[Task], Field(min_length=1)]
     baselines: list[Name]
@@ -197,11 +201,14 @@ class Params(Section):
         method = {"objective": "supervised", "balancer": "uniform", "title": "STL"}
         if stage != "teacher":
             method = self.methods[name].model_dump(by_alias=True)
-        return {"stage": stage, "model": model, "name": name, "seed": int(seed), "data": self.data,
-                "protocol": self.protocol, "tasks": [name] if stage == "teacher" else list(self.tasks),
-                "architecture": getattr(self.architectures, model).model_dump(),
-                "train": self.in_force.train[model].model_dump(), "method": method,
-                "features": self.features.model_dump(), "switches": self.switches.model_dump()}
+        row = {"stage": stage, "model": model, "name": name, "seed": int(seed),
+               "tasks": [name] if stage == "teacher" else list(self.tasks),
+               "architecture": getattr(self.architectures, model).model_dump(),
+               "train": self.in_force.train[model].model_dump(), "method": method,
+               "switches": self.switches.model_dump()}
+        if stage == "student":
+            row |= {"adaptor": self.in_force.adaptor.model_dump(), "features": self.features.model_dump()}
+        return row
 
 
 def folder(model, name, seed):

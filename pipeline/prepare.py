@@ -68,10 +68,10 @@ def montage(rows=6):
     colours = pyplot.get_cmap("tab20", len(classes))
     for row, axis in enumerate(axes):
         split = ("train", "test")[row % 2]
-        image, label, depth, normal = (np.load(data.ROOT / split / f"{kind}.npy", mmap_mode="r")[row // 2 * 7]
-                                       for kind in data.KINDS)
+        image, label, depth, normal = (array[row // 2 * 7 % len(array)] for array in (
+            np.load(data.ROOT / split / f"{kind}.npy", mmap_mode="r") for kind in data.KINDS))
         axis[0].imshow(image)
-        axis[0].set_title(f"{split} {row // 2 * 7}")
+        axis[0].set_title(split)
         axis[1].imshow(np.where(label < 0, np.nan, label.astype(float)), cmap=colours, vmin=0, vmax=len(classes))
         axis[1].set_title(", ".join(classes[c] for c in np.unique(label[label >= 0])), fontsize=6)
         shown = axis[2].imshow(np.where(depth == 0, np.nan, depth.astype(float)), cmap="viridis")

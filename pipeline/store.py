@@ -4,9 +4,9 @@
     .work/features/<identity>/manifest.json     ids, shapes, CRC-32 and mean squared norm of every image
     out/features/<model>-s<seed>/<task>.json     what DVC tracks: the identity, bytes, the parity gate's figures
 
-Identity = sha256 of the teacher's weights, its epoch rule, taps, preprocessing, image manifest, storage type and
-batch-norm mode. The bulk is no DVC output: 34 GB are neither hashed nor copied, and A -> B -> A finds them again. A
-missing bulk is rebuilt from the teacher, a stale one never used, a damaged one named.
+Identity = sha256 of the teacher's weights, its epoch rule, taps, preprocessing, image manifest, storage type,
+batch-norm mode and the code that computes them. The bulk is no DVC output: 34 GB are neither hashed nor copied, and
+A -> B -> A finds them again. A missing bulk is rebuilt from the teacher, a stale one never used, a damaged one named.
 
 FEATURES = auto | gpu | ram | disk | live says where a student reads them; it changes no result beyond rounding.
 """
@@ -46,7 +46,10 @@ def identity(run, task):
     except FileNotFoundError:
         raise Problem(f"{path} is not there; run `make teacher`") from None
     facts = {"weights": weights, "features": run["features"], "taps": models.TAPS, "preprocessing": "image / 255",
-             "data": data.fingerprint(data.load_manifest()), "batch_norm": "running"}
+             "data": data.fingerprint(data.load_manifest()), "batch_norm": "running",
+             "code": {file: checkpoint.digest(checkpoint.PROJECT / file) for file in (
+                 "pipeline/store.py", "pipeline/teachers.py", "models/segnet.py", f"models/{run['model']}.py",
+                 "kernels/reference.py")}}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -62,8 +65,7 @@ def build(run, task, split, device):
         probe = teacher.features(split.batch([0])[0])[task]
     shapes = {tap: (len(split), probe[tap][0, 0].numel(), probe[tap].shape[1]) for tap in models.TAPS}
     needed = sum(int(np.prod(shape)) for shape in shapes.values()) * dtype.itemsize
-    code = checkpoint.fingerprint(name)
-    partial = BULK / f"{name}.partial-{code}"
+    partial = BULK / f"{name}.partial"
     done = read_progress(partial)
     written = needed * done["images"] // len(split)
     free = shutil.disk_usage(checkpoint.PROJECT if not BULK.exists() else BULK).free + written
@@ -93,7 +95,7 @@ def build(run, task, split, device):
     if not (cosine > bounds[0] and gap < bounds[1]):
         raise Problem(f"stored {task} features differ from the live teacher's (cosine {cosine:.6f}, bound {bounds[0]}; "
                       f"difference {gap:.1e}, bound {bounds[1]}); remove {partial} and run `make features` again")
-    manifest = {"identity": name, "code": code, "bytes": actual, "ids": split.ids, "dtype": run["features"]["dtype"],
+    manifest = {"identity": name, "bytes": actual, "ids": split.ids, "dtype": run["features"]["dtype"],
                 "shapes": shapes, "crc32": done["crc32"], "energy": done["energy"],
                 "parity": {"images": min(CHECKED, len(split)), "cosine": cosine, "largest_difference": gap}}
     for array in arrays.values():
@@ -138,8 +140,9 @@ def parity(teacher, split, task, arrays, name):
             for i in set(index) & set(chosen):
                 kept = unpack(torch.from_numpy(np.array(arrays[tap][i]))).double()
                 gap = max(gap, (live[i - begin] - kept).abs().max().item())
-                same = torch.nn.functional.cosine_similarity(live[i - begin].flatten(), kept.flatten(), 0)
-                cosine = min(cosine, same.item())
+                if kept.any() or live[i - begin].any():        # two dead maps agree
+                    same = torch.nn.functional.cosine_similarity(live[i - begin].flatten(), kept.flatten(), 0)
+                    cosine = min(cosine, same.item())
     return cosine, gap
 
 
@@ -185,7 +188,11 @@ def roomiest(needed, device):
     """The fastest tier that `needed` bytes fit in: four fifths of the free GPU memory, half of the free RAM, disk."""
     if device.type == "cuda" and needed < 0.8 * torch.cuda.mem_get_info(device)[0]:
         return "gpu"
-    return "ram" if needed < 0.5 * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") else "disk"
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except ValueError:                     # macOS does not say; the page cache serves the memory map
+        return "disk"
+    return "ram" if needed < 0.5 * free else "disk"
 
 
 class Live:

@@ -194,6 +194,8 @@ EDITS = {
                                                        EVERYTHING - {"prepare", "table"}} | {"table"}),
     "selection": ([("selection: train_loss", "selection: last")], {"table"}),
     "protocol-not-in-force": ([("epochs: 200", "epochs: 100")], set()),
+    "adaptor-rate": ([("adaptor: {lr: 1.0e-2, l2: 5.0e-4}    #", "adaptor: {lr: 2.0e-2, l2: 5.0e-4}    #")],
+                     STUDENT | {"table"}),
     "student-only-switch": ([("adaptor: linear", "adaptor: nonlinear")], STUDENT | {"table"}),
 }
 

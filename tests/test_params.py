@@ -72,7 +72,7 @@ def test_both_protocols_and_both_data_sets_are_one_word_away(folder, params_text
     paper = chosen.protocols["paper"]
     for train in paper.train.values():
         assert (train.epochs, train.batch, train.lr, train.width) == (200, 2, 1e-4, 1.0)
-        assert (train.adaptor_lr, train.adaptor_l2) == (0.1, 5e-4)
+    assert (paper.adaptor.lr, paper.adaptor.l2) == (0.1, 5e-4)
     assert (paper.data.height, paper.data.width, paper.data.train, paper.data.test) == (288, 384, 795, 654)
 
 

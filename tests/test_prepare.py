@@ -127,5 +127,5 @@ def test_readers_agree_on_the_classes():
 
 def test_montage_is_drawn(folder):
     prepare.main()
-    prepare.montage(rows=2)
+    prepare.montage()
     assert pathlib.Path("out/montage.png").read_bytes()[:4] == b"\x89PNG"

@@ -17,7 +17,7 @@ from pipeline.objectives import supervised
 class Objective(supervised.Objective):
     def __init__(self, run, model, split, device):
         super().__init__(run, model, split, device)
-        method, training = run["method"], run["train"]
+        method, training = run["method"], run["adaptor"]
         self.weights, self.taps = method["lambda"], method["taps"]
         channels = model.tap_channels                # a teacher is the student's architecture with one head
         self.adaptors = torch.nn.ModuleDict({
@@ -29,8 +29,8 @@ class Objective(supervised.Objective):
                         else store.open_for(run, task, split, device) for task in run["tasks"]}
         # `none` has no parameters, and Adam refuses an empty list
         parameters = list(self.adaptors.parameters())
-        self.optimiser = torch.optim.Adam(parameters, training["adaptor_lr"],
-                                          weight_decay=training["adaptor_l2"], fused=True) if parameters else None
+        self.optimiser = torch.optim.Adam(parameters, training["lr"],
+                                          weight_decay=training["l2"], fused=True) if parameters else None
 
     def __call__(self, index, image, predictions, features, targets):
         losses, terms = super().__call__(index, image, predictions, features, targets)

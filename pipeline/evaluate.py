@@ -54,6 +54,8 @@ def read(folder, redo):
     try:
         with open(folder / "curve.csv", newline="") as file:
             curve = [{key: float(value) for key, value in line.items()} for line in csv.DictReader(file)]
+        if not curve:
+            raise ValueError("curve.csv has no rows")
         return curve, json.loads((folder / "cost.json").read_text())
     except (OSError, ValueError, TypeError) as mistake:
         raise Problem(f"{folder} has no readable curve.csv and cost.json ({mistake}); {redo}") from None

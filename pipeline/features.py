@@ -27,7 +27,7 @@ def kept(identity):
     """The manifest of features that are already there whole, else None."""
     try:
         return json.loads((store.BULK / identity / "manifest.json").read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, ValueError):
         return None
 
 

@@ -110,7 +110,7 @@ def build(run, task, split, device):
 def read_progress(partial):
     try:
         return json.loads((partial / "progress.json").read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, ValueError):
         return {"images": 0, "crc32": {tap: [] for tap in models.TAPS}, "energy": {tap: [] for tap in models.TAPS}}
 
 
@@ -151,7 +151,7 @@ def load_bulk(run, task, split):
     path, name = manifest_file(run, task), identity(run, task)
     try:
         tracked = json.loads(path.read_text())["identity"]
-    except (FileNotFoundError, json.JSONDecodeError, TypeError, KeyError):
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
         raise Problem(f"{path} is missing or damaged; run `dvc repro --force features@{run['model']}-{task}-"
                       f"{run['seed']}`") from None
     if tracked != name:
@@ -159,7 +159,7 @@ def load_bulk(run, task, split):
                       "`make features`")
     try:
         manifest = json.loads((BULK / name / "manifest.json").read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, ValueError):
         return None
     if manifest["ids"] != split.ids:
         raise Problem(f"{BULK / name} holds other images than out/data/train; remove it and run the command again")

@@ -50,7 +50,7 @@ def main():
 def read(file):
     try:
         return json.loads(file.read_text())
-    except json.JSONDecodeError as mistake:
+    except ValueError as mistake:
         raise Problem(f"{file} is damaged ({mistake}); remove it and run `make evaluate`") from None
 
 

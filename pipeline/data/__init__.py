@@ -35,7 +35,7 @@ def load_manifest(root=ROOT):
         return json.loads((root / "manifest.json").read_text())
     except FileNotFoundError:
         raise Problem(f"{root}/manifest.json is not there; run `make prepare`") from None
-    except json.JSONDecodeError as mistake:
+    except ValueError as mistake:
         raise Problem(f"{root}/manifest.json is damaged ({mistake}); run `dvc repro --force prepare`") from None
 
 

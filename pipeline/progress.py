@@ -7,6 +7,8 @@ import time
 class Line:
     """`step(i, text)` rewrites the line on a terminal (at most ten times a second); `close(text)` ends it.
 
+    `text` is called only when the line is redrawn, so that reading a loss does not make the host wait at every step.
+
     Not a terminal: only `close` prints, so a log holds one line an epoch.
     """
 
@@ -14,11 +16,11 @@ class Line:
         self.title, self.total, self.stream = title, total, stream or sys.stdout
         self.live, self.begun, self.shown = self.stream.isatty(), time.monotonic(), 0.0
 
-    def step(self, done, text=""):
+    def step(self, done, text=lambda: ""):
         now = time.monotonic()
         if self.live and (now - self.shown > 0.1 or done == self.total):
             self.shown, each = now, (now - self.begun) / done
-            self.stream.write(f"\r\x1b[K{self.title}  {done}/{self.total}  {text}  {each:.2f} s/it  "
+            self.stream.write(f"\r\x1b[K{self.title}  {done}/{self.total}  {text()}  {each:.2f} s/it  "
                               f"eta {clock(each * (self.total - done))}")
             self.stream.flush()
 

@@ -80,8 +80,7 @@ def main(stage, model_name, name, seed):
             broken = torch.where(values.isfinite(), steps, step) if broken is None else torch.minimum(
                 broken, torch.where(values.isfinite(), steps, step))
             sums = sums + values
-            if line.live:
-                line.step(step + 1, f"loss {values[:len(tasks)].mean().item():.4f}")
+            line.step(step + 1, lambda values=values: f"loss {values[:len(tasks)].mean().item():.4f}")
         names = [*(f"loss_{task}" for task in tasks), *terms]
         stop_if_broken(title, epoch, steps, names, broken)
         took = time.time() - begun

@@ -34,7 +34,7 @@ FEATURES = ("pipeline.features", "segnet", "semantic", "0")
 STUDENT = ("pipeline.train", "student", "segnet", "ours", "0")
 RANDOM = random.Random(20261120)
 # Two epochs of two steps: a teacher steps Adam 4 times, a student 8 (network and adaptors); a stage's files are renamed
-# into place one by one; features come one image batch at a time.
+# into place one by one; the smoke set's features are one batch, its writes progress, manifest and tracked manifest.
 KILLS = {
     "teacher-step": (TEACHER, "torch.optim:Adam", "step", RANDOM.randint(1, 4)),
     "teacher-file": (TEACHER, "os", "replace", RANDOM.randint(1, 6)),

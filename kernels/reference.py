@@ -1,65 +1,149 @@
 """Every operation in plain torch, on any device and in any float type: the specification.
 
-Feature maps are student maps (B, C, H, W) or pixel-major teacher maps (B, P, D) with P = H * W, unit length over D.
+Feature maps are student maps (B, C, H, W) or vectors (B, C), and pixel-major teacher maps (B, P, D) with P = H * W,
+unit length over D, as `kernels.packing` stores them.
 """
 
 import torch
 
-EPSILON = 1e-6      # KD4MTL's released code adds it to the squared norm, inside the root
+from kernels.packing import EPSILON, unpack
 
 
-def normalise(feature):
-    """(B, D, H, W) or (B, D) teacher features -> unit pixel-major (B, P, D), and the mean squared norm (B,) float64.
+def feature_distance(students, adaptors, teachers, energies, weights):
+    """KD4MTL's distance between adapted student features and each teacher's (section 3.2; released code's epsilon).
 
-    g = f / sqrt(|f|^2 + eps) per pixel. |g|^2 = 1 - eps / (|f|^2 + eps) is 0 on a dead pixel, not 1: with its mean
-    beside g the distance is exact whatever g is stored in.
+        a_t = A_t s_t,   D_t = mean over images and pixels of | a_t / sqrt(|a_t|^2 + eps) - g_t |^2
+                             = mean( |a|^2 / (|a|^2 + eps) + |g|^2 - 2 <a, g> / sqrt(|a|^2 + eps) )
+
+    students   (B, C, H, W) or (B, C), one map that all T tasks share, or a list of T such maps
+    adaptors   list of T: A_t (D, C), the adaptor's last 1x1, or None for the identity
+    teachers   list of T: (B, P, D) as `pack` stored it
+    energies   list of T: (B,) the mean |g|^2 of `normalise`
+    weights    (T,) the lambda_t, not differentiated
+
+    Returns sum_t lambda_t D_t, a scalar differentiable in students and adaptors, and the D_t (T,) without gradient.
+    ValueError on shapes that do not fit.
     """
-    f = feature.flatten(2).transpose(1, 2) if feature.ndim == 4 else feature[:, None]
-    norm2 = f.square().sum(-1, keepdim=True)
-    return f * torch.rsqrt(norm2 + EPSILON), (norm2.double() / (norm2.double() + EPSILON)).mean((1, 2))
+    check_distance(students, adaptors, teachers)
+    maps = [students] * len(teachers) if torch.is_tensor(students) else students
+    distances = torch.stack([one_distance(*each) for each in zip(maps, adaptors, teachers, energies, strict=True)])
+    weights = torch.as_tensor(weights, dtype=distances.dtype, device=distances.device)
+    return (weights * distances).sum(), distances.detach()
 
 
-def pack(unit, dtype):
-    """Unit features (B, P, D) in a storage type: torch.float32, float16 or uint8 (255 x share of the pixel's maximum).
-
-    uint8 holds no scale, since `unpack` makes the vector unit again; it needs features >= 0 (after a ReLU).
-    """
-    if dtype != torch.uint8:
-        return unit.to(dtype)
-    if unit.min() < 0:
-        raise ValueError(f"uint8 features must not be negative, found {unit.min():.3g}; "
-                         "set `features.dtype: float16` in params.yaml")
-    return (unit * (255 / unit.amax(-1, keepdim=True).clamp_min(1e-12))).round().to(torch.uint8)
-
-
-def unpack(stored):
-    """Stored features (B, P, D) -> unit float32 (float64 stays); an all-zero pixel stays zero."""
-    if stored.dtype != torch.uint8:
-        return stored if stored.dtype == torch.float64 else stored.float()
-    unit = stored.float()
-    return unit * torch.rsqrt(unit.square().sum(-1, keepdim=True).clamp_min(1e-12))
-
-
-def feature_distance(student, weight, teacher, energy):
-    """KD4MTL's distance between adapted student features and a teacher's (section 3.2; released code's epsilon).
-
-        a = A s,   D = mean over images and pixels of | a / sqrt(|a|^2 + eps) - g |^2
-                     = mean( |a|^2 / (|a|^2 + eps) + |g|^2 - 2 <a, g> / sqrt(|a|^2 + eps) )
-
-    student (B, C, H, W) or (B, C); weight A (D, C), the adaptor's last 1x1, or None for the identity; teacher
-    (B, P, D) as `pack` stored it; energy (B,) the mean |g|^2 of `normalise`. Returns a scalar, differentiable in
-    student and weight. ValueError on shapes that do not fit.
-    """
-    s = student.flatten(2).transpose(1, 2) if student.ndim == 4 else student[:, None]
-    g = unpack(teacher)
-    if weight is not None and weight.shape != (g.shape[-1], s.shape[-1]):
-        raise ValueError(f"adaptor weight {tuple(weight.shape)} does not map {s.shape[-1]} student channels to "
-                         f"{g.shape[-1]} teacher channels")
-    a = s if weight is None else s @ weight.T
-    if a.shape != g.shape:
-        raise ValueError(f"adapted student features {tuple(a.shape)} and teacher features {tuple(g.shape)} differ "
-                         "(images, pixels, channels)")
+def one_distance(student, weight, teacher, energy):
+    s = pixel_major(student)
+    s, g = s.to(torch.promote_types(s.dtype, torch.float32)), unpack(teacher)
+    a = s if weight is None else s @ weight.T.to(s.dtype)
     norm2 = a.square().sum(-1)
     root = torch.rsqrt(norm2 + EPSILON)
     per_pixel = norm2 * root.square() - 2 * root * (a * g).sum(-1)
     return per_pixel.mean() + energy.to(per_pixel.dtype).mean()
+
+
+def pixel_major(feature):
+    """(B, C, H, W) -> (B, H * W, C), a view of a channels-last map; (B, C) -> (B, 1, C)."""
+    return feature.flatten(2).transpose(1, 2) if feature.ndim == 4 else feature[:, None]
+
+
+def check_distance(students, adaptors, teachers):
+    """ValueError, with the shapes in it, unless students (a map or a list of maps) fit adaptors and teachers."""
+    maps = [students] * len(teachers) if torch.is_tensor(students) else students
+    if not len(maps) == len(adaptors) == len(teachers):
+        raise ValueError(f"{len(maps)} student maps, {len(adaptors)} adaptors and {len(teachers)} teachers; each task "
+                         "needs one of each")
+    if len({(None if a is None else a.shape, t.dtype) for a, t in zip(adaptors, teachers, strict=True)}) > 1:
+        raise ValueError(f"adaptors {[None if a is None else tuple(a.shape) for a in adaptors]} and stored types "
+                         f"{[t.dtype for t in teachers]} differ between tasks; one call takes one of each")
+    for student, weight, teacher in zip(maps, adaptors, teachers, strict=True):
+        images, pixels, channels = pixel_major(student).shape
+        if weight is not None and weight.shape != (teacher.shape[-1], channels):
+            raise ValueError(f"adaptor weight {tuple(weight.shape)} does not map {channels} student channels to "
+                             f"{teacher.shape[-1]} teacher channels")
+        adapted = (images, pixels, channels if weight is None else len(weight))
+        if adapted != tuple(teacher.shape):
+            raise ValueError(f"adapted student features {adapted} and teacher features {tuple(teacher.shape)} differ "
+                             "(images, pixels, channels)")
+
+
+def gramian(gradients):
+    """Inner products of the tasks' gradients over a list of parameters: (T, T) float64.
+
+    gradients: list of T lists, one tensor a parameter, or None where a task's loss does not reach the parameter.
+    """
+    tasks, device = len(gradients), next(g.device for task in gradients for g in task if g is not None)
+    out = torch.zeros(tasks, tasks, dtype=torch.float64, device=device)
+    for i in range(tasks):
+        for j in range(i + 1):
+            for g, h in zip(gradients[i], gradients[j], strict=True):
+                if g is not None and h is not None:
+                    out[i, j] += (g.double() * h.double()).sum()
+    return out + out.tril(-1).T
+
+
+SOLVED, NOT_FINITE, NOT_CONVERGED = 0, 1, 2
+PIVOT = 1e-14              # a gradient whose distance to the face is below this share of its square lies on it
+SLACK = 1e-13              # optimality: rounding of the terms of one inner product, relative
+
+
+def min_norm(gramian):
+    """The point of smallest norm in the convex hull of the gradients (MGDA; Desideri 2012): min a' G a on the simplex.
+
+    gramian (T, T) -> weights (T,) float64, state () int32: SOLVED; NOT_FINITE (weights are NaN); NOT_CONVERGED.
+
+    With unit gradients' Gramian C and u_i = min_j |g_j| / |g_i|, the weights are y_i / |g_i|, scaled to sum 1, where y
+    minimises y'(C + u u')y / 2 - u'y over y >= 0: an active set (Lawson & Hanson 1974; Wolfe 1976), exact after
+    finitely many solves and blind to the gradients' scales. The first zero gradient takes all weight; of gradients
+    that depend on each other, those found first.
+    """
+    g = gramian.double()
+    tasks, norm = len(g), g.diagonal().clamp_min(0).sqrt()
+    y, passive, refused = torch.zeros_like(norm), [], set()
+
+    def report(weights, state):
+        return weights, torch.tensor(state, dtype=torch.int32, device=g.device)
+
+    if not g.isfinite().all():
+        return report(torch.full_like(norm, torch.nan), NOT_FINITE)
+    if not norm.all():
+        return report(torch.eye(tasks, dtype=g.dtype, device=g.device)[(norm == 0).int().argmax()], SOLVED)
+    u = norm.min() / norm
+    h = g / norm / norm[:, None] + u * u[:, None]
+    for _ in range(8 * tasks):
+        slack = u - h @ y - SLACK * (u + h.abs() @ y)
+        slack[[*passive, *refused]] = -1
+        enter = int(slack.argmax())
+        if slack[enter] <= 0:
+            weights = y / norm
+            return report(weights / weights.sum(), SOLVED)
+        across = h[passive, enter]
+        on_face = h[enter, enter] - across @ torch.linalg.solve(h[passive][:, passive], across)
+        if on_face <= PIVOT * h[enter, enter]:
+            refused.add(enter)
+            continue
+        passive.append(enter)
+        z = torch.linalg.solve(h[passive][:, passive], u[passive])
+        while (z <= 0).any():              # walk towards z until the first weight is zero, and leave that one out
+            now = y[passive]
+            share = torch.where(z <= 0, now / (now - z), torch.inf)
+            now += share.min() * (z - now)
+            now[share.argmin()] = 0
+            y[passive] = now.clamp_min(0)
+            passive = [i for i in passive if y[i] > 0]
+            z = torch.linalg.solve(h[passive][:, passive], u[passive])
+        # rounding may throw out at once what has just come in
+        refused = refused | {enter} if enter not in passive else set()
+        y[passive] = z
+    return report(torch.full_like(norm, torch.nan), NOT_CONVERGED)
+
+
+def combine(parameters, gradients, weights):
+    """parameter.grad += sum_t weights_t gradient_t for a list of parameters, as autograd accumulates.
+
+    gradients as for `gramian`; their tensors may be used up. weights (T,). A parameter no task reaches is left alone.
+    """
+    for p, *parts in zip(parameters, *gradients, strict=True):
+        reached = [(w, g) for w, g in zip(weights, parts, strict=True) if g is not None]
+        if reached:
+            total = sum(w.to(g.dtype) * g for w, g in reached)
+            p.grad = total if p.grad is None else p.grad + total

@@ -4,6 +4,7 @@ import os
 
 import torch
 
+import kernels.dispatch
 from pipeline.problem import Problem
 
 
@@ -19,7 +20,12 @@ def pick():
     # NaN-filling every fresh tensor is for debugging and costs a pass over memory
     torch.utils.deterministic.fill_uninitialized_memory = False
     cuda = name == "cuda" or (name == "auto" and torch.cuda.is_available())
-    return torch.device("cuda" if cuda else "cpu")
+    where = torch.device("cuda" if cuda else "cpu")
+    try:
+        kernels.dispatch.choose(where)
+    except ValueError as mistake:
+        raise Problem(str(mistake)) from None
+    return where
 
 
 def describe(where):

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 import models
-from kernels import normalise, pack, unpack
+from kernels.packing import normalise, pack, unpack
 from pipeline import checkpoint, data, teachers
 from pipeline.problem import Problem
 from pipeline.progress import Line
@@ -49,7 +49,7 @@ def identity(run, task):
              "data": data.fingerprint(data.load_manifest()), "batch_norm": "running",
              "code": {file: checkpoint.digest(checkpoint.PROJECT / file) for file in (
                  "pipeline/store.py", "pipeline/teachers.py", "models/segnet.py", f"models/{run['model']}.py",
-                 "kernels/reference.py")}}
+                 "kernels/packing.py")}}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -20,6 +20,7 @@ import time
 import torch
 import yaml
 
+import kernels.dispatch
 from pipeline import balancers, checkpoint, data, device, objectives, params, teachers
 from pipeline.measure import measure
 from pipeline.metrics import METRICS
@@ -40,12 +41,12 @@ def main(stage, model_name, name, seed):
     balancer = balancers.load(row["method"]["balancer"], tasks)
     torch.manual_seed(row["seed"])              # what training draws does not depend on what was built
     optimiser = torch.optim.Adam(model.parameters(), training["lr"], fused=True)
-    print(f"{title}: {sum(p.numel() for p in model.parameters()):,} parameters, {device.describe(where)}; "
-          f"{len(train)} images; {objective.describe()}")
+    print(f"{title}: {sum(p.numel() for p in model.parameters()):,} parameters, {device.describe(where)}, "
+          f"kernels {kernels.dispatch.describe(where)}; {len(train)} images; {objective.describe()}")
 
     # -- what is already there
     work = checkpoint.Run(title, checkpoint.fingerprint(row, data.fingerprint(data.load_manifest()), str(where),
-                                                        teacher_digests(row)))
+                                                        kernels.dispatch.choose(where), teacher_digests(row)))
     state = work.load()
     holders = {"model": model, "optimiser": optimiser, "objective": objective, "balancer": balancer}
     curve, best, seconds, memory = [], None, 0.0, 0.0
@@ -70,18 +71,18 @@ def main(stage, model_name, name, seed):
                 group["lr"] = learning_rate(training, epoch, step, steps)
             image, targets = train.batch(index)
             predictions, features = model(image)
-            losses, terms = objective(index, image, predictions, features, targets)
+            losses, terms, watched = objective(index, image, predictions, features, targets)
             optimiser.zero_grad(set_to_none=True)
             balancers.backward(balancer, losses, terms)
             optimiser.step()
             objective.step()
-            values = torch.stack([*losses, *terms.values()]).detach().double()
+            values = torch.stack([*losses, *terms.values(), *watched.values()]).detach().double()
             # sums stay on the device; the first non-finite step is found without waiting for it
             broken = torch.where(values.isfinite(), steps, step) if broken is None else torch.minimum(
                 broken, torch.where(values.isfinite(), steps, step))
             sums = sums + values
             line.step(step + 1, lambda values=values: f"loss {values[:len(tasks)].mean().item():.4f}")
-        names = [*(f"loss_{task}" for task in tasks), *terms]
+        names = [*(f"loss_{task}" for task in tasks), *terms, *watched]
         stop_if_broken(title, epoch, steps, names, broken)
         took = time.time() - begun
         seconds += took

@@ -10,6 +10,10 @@ import sys
 os.environ["OMP_NUM_THREADS"] = "1"      # before torch: tiny networks lose more by waiting than two threads gain
 
 import pytest  # noqa: E402
+import torch  # noqa: E402
+
+if not torch.cuda.is_available():        # before a kernel is defined: Triton's interpreter runs it on the CPU
+    os.environ["TRITON_INTERPRET"] = "1"
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

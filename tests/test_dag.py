@@ -18,9 +18,12 @@ CODE = sorted(path.relative_to(ROOT) for package in PACKAGES for path in (ROOT /
 
 # A line may import only from lines above it.
 LAYERS = [
-    ["pipeline.problem", "kernels.reference", "pipeline.metrics"],
+    ["kernels.packing", "kernels.dispatch", "pipeline.problem", "pipeline.metrics"],
+    ["kernels.reference", "kernels.cases"],
+    ["kernels.autograd"],
+    ["kernels.cpu", "kernels.gpu", "kernels.gpu.feature_distance"],
     ["kernels", "pipeline.progress", "pipeline.device", "pipeline.checkpoint", "pipeline.params"],
-    ["models", "models.adaptor", "models.segnet"],
+    ["models", "models.adaptor", "models.segnet", "kernels.compile"],
     ["models.mtan"],
     ["pipeline.data", "pipeline.tasks"],
     [ "pipeline.data.scenes", "pipeline.data.nyuv2", "pipeline.teachers", "pipeline.measure"],
@@ -31,11 +34,12 @@ LAYERS = [
 ]
 # Code that decides no number: messages, where things run and lie, the check of params.yaml (whose sections DVC tracks).
 NUMBERLESS = {"pipeline", "pipeline.problem", "pipeline.progress", "pipeline.device", "pipeline.checkpoint",
-              "pipeline.params", "kernels", "models", "pipeline.objectives"}
+              "pipeline.params", "kernels", "kernels.dispatch", "kernels.gpu", "models", "pipeline.objectives"}
 # What a stage imports by name at run time.
 ROWS = ["pipeline.balancers.uniform", "pipeline.objectives.supervised"]
+DISTANCE = ["kernels.reference", "kernels.cpu", "kernels.gpu.feature_distance"]
 BY_NAME = {"prepare": ["pipeline.data.scenes"], "teacher": ROWS, "baseline": ROWS,
-           "student": [*ROWS, "pipeline.objectives.feature_distillation"]}
+           "student": [*ROWS, "pipeline.objectives.feature_distillation", *DISTANCE]}
 
 
 def name_of(path):

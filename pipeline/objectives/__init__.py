@@ -1,12 +1,13 @@
 """Objectives turn predictions, targets and features into one loss per task. One file each, a class `Objective`:
 
     Objective(run, model, split, device)
-    __call__(index, image, predictions, features, targets) -> losses (T,), terms {name: scalar}
+    __call__(index, image, predictions, features, targets)
+        -> losses (T,), terms {name: scalar}, watched {name: scalar without gradient}
     step()                 the objective's own optimiser, if it has one; clears its gradients too
     state_dict(), load_state_dict(state)
     describe()             one line for the run's header
 
-`terms` are added to the balanced sum as they are; their names appear in curve.csv.
+`terms` are added to the balanced sum as they are; their names and those of `watched` appear in curve.csv.
 """
 
 import importlib

@@ -18,7 +18,8 @@ class Objective(supervised.Objective):
     def __init__(self, run, model, split, device):
         super().__init__(run, model, split, device)
         method, training = run["method"], run["adaptor"]
-        self.weights, self.taps = method["lambda"], method["taps"]
+        self.taps = method["taps"]
+        self.weights = torch.tensor([method["lambda"][task] for task in run["tasks"]], device=device)
         channels = model.tap_channels                # a teacher is the student's architecture with one head
         self.adaptors = torch.nn.ModuleDict({
             f"{task}_{tap}": Adaptor(method["adaptor"], channels[tap], channels[tap])
@@ -33,15 +34,21 @@ class Objective(supervised.Objective):
                                           weight_decay=training["l2"], fused=True) if parameters else None
 
     def __call__(self, index, image, predictions, features, targets):
-        losses, terms = super().__call__(index, image, predictions, features, targets)
-        for task, source in self.sources.items():
-            distance = 0.0
-            for tap, (teacher, energy) in source.batch(index, image, self.taps).items():
-                adaptor = self.adaptors[f"{task}_{tap}"]
-                distance = distance + feature_distance(adaptor.prepare(features[task][tap]), adaptor.weight, teacher,
-                                                       energy)
-            terms[f"distance_{task}"] = self.weights[task] * distance
-        return losses, terms
+        losses, _, _ = super().__call__(index, image, predictions, features, targets)
+        taught = [source.batch(index, image, self.taps) for source in self.sources.values()]
+        total, distances = 0.0, 0.0
+        for tap in self.taps:
+            adaptors = [self.adaptors[f"{task}_{tap}"] for task in self.sources]
+            maps = [features[task][tap] for task in self.sources]
+            prepared = [adaptor.prepare(x) for adaptor, x in zip(adaptors, maps, strict=True)]
+            if all(x is maps[0] for x in prepared):         # one map that all tasks share
+                prepared = maps[0]
+            teachers, energies = zip(*(features[tap] for features in taught), strict=True)
+            one, each = feature_distance(prepared, [adaptor.weight for adaptor in adaptors], teachers, energies,
+                                         self.weights)
+            total, distances = total + one, distances + each
+        names = [f"distance_{task}" for task in self.sources]
+        return losses, {"distance": total}, dict(zip(names, self.weights * distances, strict=True))
 
     def step(self):
         if self.optimiser:

@@ -8,7 +8,7 @@ class Objective:
         self.normal_mask = run["switches"]["normal_mask"]
 
     def __call__(self, index, image, predictions, features, targets):
-        return tasks.losses(predictions, targets, self.normal_mask), {}
+        return tasks.losses(predictions, targets, self.normal_mask), {}, {}
 
     def step(self):
         pass

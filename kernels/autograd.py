@@ -11,7 +11,7 @@ SECOND_DERIVATIVE = "feature_distance has no second derivative (create_graph=Tru
 
 def single_node(single_pass, scale, students, adaptors, teachers, energies, weights):
     """`reference.feature_distance` by an implementation's `single_pass` and `scale`, as kernels/cpu.py has them."""
-    check_distance(students, adaptors, teachers)
+    check_distance(students, adaptors, teachers, energies, weights)
     maps = [students] if torch.is_tensor(students) else list(students)
     weights = torch.as_tensor(weights, device=maps[0].device)
     trained = [a for a in adaptors if a is not None]

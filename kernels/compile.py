@@ -25,7 +25,8 @@ ARCHITECTURES = (80, 90, 100)
 REGISTERS = 255
 LOOP = 85                  # warp instructions a pixel and three tasks: 18 of 33 microseconds of memory traffic
 TOOLS = pathlib.Path(triton.__file__).parent / "backends/nvidia/bin"
-OPERATIONS = {"feature_distance": cases.DISTANCE_BUILDS}
+OPERATIONS = {"feature_distance": cases.DISTANCE_BUILDS, "gramian": cases.GRADIENTS_BUILDS,
+              "min_norm": cases.GRADIENTS_BUILDS, "combine": cases.GRADIENTS_BUILDS}
 
 
 def main(*architectures):

@@ -13,6 +13,7 @@ import os
 
 import torch
 
+NOWHERE = torch.empty(0)   # where there is no tensor, the implementation says so
 CHOICES = ("auto", "fused", "reference")
 
 
@@ -49,19 +50,20 @@ def describe(device):
 def implementation(operation, device):
     """The module whose `operation` runs on `device`; loaded by name, so that a CPU never loads Triton."""
     chosen = choose(device)
-    return importlib.import_module({"reference": "kernels.reference", "chunked": "kernels.cpu",
-                                    "triton": f"kernels.gpu.{operation}"}[chosen])
+    if chosen == "reference" or (chosen, operation) == ("chunked", "min_norm"):     # tasks x tasks: nothing to fuse
+        return importlib.import_module("kernels.reference")
+    return importlib.import_module(f"kernels.{'cpu' if chosen == 'chunked' else 'gpu'}.{operation}")
 
 
 def feature_distance(students, adaptors, teachers, energies, weights):
     """KD4MTL's distance of T adapted students to their teachers; `kernels.reference.feature_distance` specifies it."""
-    device = teachers[0].device
+    device = next(iter(teachers), NOWHERE).device
     return implementation("feature_distance", device).feature_distance(students, adaptors, teachers, energies, weights)
 
 
 def gramian(gradients):
     """Inner products of T tasks' gradients; `kernels.reference.gramian` specifies it."""
-    device = next(g.device for task in gradients for g in task if g is not None)
+    device = next((g for task in gradients for g in task if g is not None), NOWHERE).device
     return implementation("gramian", device).gramian(gradients)
 
 

@@ -73,16 +73,16 @@ def main(stage, model_name, name, seed):
             predictions, features = model(image)
             losses, terms, watched = objective(index, image, predictions, features, targets)
             optimiser.zero_grad(set_to_none=True)
-            balancers.backward(balancer, losses, terms)
+            weights = balancers.backward(balancer, model, losses, terms)
             optimiser.step()
             objective.step()
-            values = torch.stack([*losses, *terms.values(), *watched.values()]).detach().double()
+            values = torch.stack([*losses, *terms.values(), *watched.values(), *weights]).detach().double()
             # sums stay on the device; the first non-finite step is found without waiting for it
             broken = torch.where(values.isfinite(), steps, step) if broken is None else torch.minimum(
                 broken, torch.where(values.isfinite(), steps, step))
             sums = sums + values
             line.step(step + 1, lambda values=values: f"loss {values[:len(tasks)].mean().item():.4f}")
-        names = [*(f"loss_{task}" for task in tasks), *terms, *watched]
+        names = [*(f"loss_{task}" for task in tasks), *terms, *watched, *(f"weight_{task}" for task in tasks)]
         stop_if_broken(title, epoch, steps, names, broken)
         took = time.time() - begun
         seconds += took
@@ -105,7 +105,7 @@ def main(stage, model_name, name, seed):
     checkpoint.write(folder / "run.yaml", yaml.safe_dump(row, sort_keys=False).encode())
     cost = {"parameters": sum(p.numel() for p in model.parameters()), "steps": steps * training["epochs"],
             "seconds_per_step": seconds / (steps * training["epochs"]), "peak_memory_mb": memory,
-            "backward_passes": 1, "device": device.describe(where)}
+            "backward_passes": balancers.passes(balancer, objective.terms), "device": device.describe(where)}
     checkpoint.write(folder / "cost.json", (json.dumps(cost, indent=1) + "\n").encode())
     work.done()
 
@@ -141,9 +141,9 @@ def teacher_digests(row):
 
 
 def stop_if_broken(title, epoch, steps, names, broken):
-    for name, step in zip(names, broken.tolist(), strict=True):
-        if step < steps:
-            raise Problem(f"{title}: {name} is not finite at epoch {epoch + 1}, step {step + 1}; lower the learning "
+    step, name = min(zip(broken.tolist(), names, strict=True), key=lambda pair: pair[0])
+    if step < steps:
+        raise Problem(f"{title}: {name} is not finite at epoch {epoch + 1}, step {step + 1}; lower the learning "
                           "rate of the protocol in force. Finished epochs are kept; a changed row starts anew")
 
 

@@ -18,28 +18,32 @@ CODE = sorted(path.relative_to(ROOT) for package in PACKAGES for path in (ROOT /
 
 # A line may import only from lines above it.
 LAYERS = [
-    ["kernels.packing", "kernels.dispatch", "pipeline.problem", "pipeline.metrics"],
+    ["kernels.packing", "kernels.gradients", "kernels.dispatch", "kernels.cpu", "kernels.gpu", "kernels.gpu.chunks",
+     "pipeline.problem", "pipeline.metrics"],
     ["kernels.reference", "kernels.cases"],
     ["kernels.autograd"],
-    ["kernels.cpu", "kernels.gpu", "kernels.gpu.feature_distance"],
+    [f"kernels.{way}" for way in ("cpu.feature_distance", "cpu.gramian", "cpu.combine", "gpu.feature_distance",
+                                  "gpu.gramian", "gpu.min_norm", "gpu.combine")],
     ["kernels", "pipeline.progress", "pipeline.device", "pipeline.checkpoint", "pipeline.params"],
     ["models", "models.adaptor", "models.segnet", "kernels.compile"],
     ["models.mtan"],
     ["pipeline.data", "pipeline.tasks"],
     [ "pipeline.data.scenes", "pipeline.data.nyuv2", "pipeline.teachers", "pipeline.measure"],
-    ["pipeline.store", "pipeline.balancers", "pipeline.balancers.uniform", "pipeline.objectives",
-     "pipeline.objectives.supervised"],
-    ["pipeline.objectives.feature_distillation"],
+    ["pipeline.store", "pipeline.balancers", "pipeline.objectives", "pipeline.objectives.supervised"],
+    ["pipeline.objectives.feature_distillation", "pipeline.balancers.uniform", "pipeline.balancers.mgda"],
     ["pipeline.prepare", "pipeline.train", "pipeline.features", "pipeline.evaluate", "pipeline.table"],
 ]
 # Code that decides no number: messages, where things run and lie, the check of params.yaml (whose sections DVC tracks).
 NUMBERLESS = {"pipeline", "pipeline.problem", "pipeline.progress", "pipeline.device", "pipeline.checkpoint",
-              "pipeline.params", "kernels", "kernels.dispatch", "kernels.gpu", "models", "pipeline.objectives"}
+              "pipeline.params", "pipeline.objectives", "kernels", "kernels.dispatch", "kernels.cpu", "kernels.gpu",
+              "models"}
 # What a stage imports by name at run time.
 ROWS = ["pipeline.balancers.uniform", "pipeline.objectives.supervised"]
-DISTANCE = ["kernels.reference", "kernels.cpu", "kernels.gpu.feature_distance"]
-BY_NAME = {"prepare": ["pipeline.data.scenes"], "teacher": ROWS, "baseline": ROWS,
-           "student": [*ROWS, "pipeline.objectives.feature_distillation", *DISTANCE]}
+DISTANCE = ["kernels.reference", "kernels.cpu.feature_distance", "kernels.gpu.feature_distance"]
+GRAMIAN = ["pipeline.balancers.mgda", "kernels.reference", "kernels.gpu.min_norm",
+           *(f"kernels.{way}.{operation}" for way in ("cpu", "gpu") for operation in ("gramian", "combine"))]
+BY_NAME = {"prepare": ["pipeline.data.scenes"], "teacher": ROWS, "baseline": [*ROWS, *GRAMIAN],
+           "student": [*ROWS, *GRAMIAN, "pipeline.objectives.feature_distillation", *DISTANCE]}
 
 
 def name_of(path):

@@ -7,8 +7,9 @@ import sys
 import pytest
 import torch
 
-from kernels import autograd, cases, cpu, dispatch, feature_distance, normalise, pack, reference, unpack
+from kernels import autograd, cases, dispatch, feature_distance, normalise, pack, reference, unpack
 from kernels.cases import Distance
+from kernels.cpu import feature_distance as cpu
 
 gpu = pytest.importorskip("kernels.gpu.feature_distance", reason="there is no Triton for this platform",
                           exc_type=ImportError)
@@ -227,8 +228,21 @@ def test_shapes_that_do_not_fit_are_named(call):
         call(torch.ones(2, 3, 3, 3), [torch.ones(5, 3)], [unit], [energy], w)
     with pytest.raises(ValueError, match=r"\(2, 8, 4\) and teacher features \(2, 9, 4\)"):
         call(torch.ones(2, 4, 2, 4), [None], [unit], [energy], w)
-    with pytest.raises(ValueError, match="2 student maps, 1 adaptors and 1 teachers"):
+    with pytest.raises(ValueError, match="2 student maps, 1 adaptors, 1 teachers"):
         call([torch.ones(2, 4, 3, 3)] * 2, [None], [unit], [energy], w)
+    with pytest.raises(ValueError, match="0 teachers, 0 energies and 0 weights; .* there should be a task"):
+        call([], [], [], [], w[:0])
+    with pytest.raises(ValueError, match=r"weights \[-1.0\]; a lambda should be 0 or more"):
+        call(torch.ones(2, 4, 3, 3), [None], [unit], [energy], -w)
+    with pytest.raises(ValueError, match="lie on cpu, meta"):
+        call(torch.ones(2, 4, 3, 3, device="meta"), [None], [unit], [energy], w)
+    with pytest.raises(ValueError, match="float32', .*float64'.* differ between tasks"):
+        call([torch.ones(2, 4, 3, 3), torch.ones(2, 4, 3, 3).double()], [None] * 2, [unit] * 2, [energy] * 2,
+             torch.ones(2))
+    with pytest.raises(ValueError, match="student maps are torch.int64"):
+        call(torch.ones(2, 4, 3, 3).long(), [None], [unit], [energy], w)
+    with pytest.raises(ValueError, match=r"\(2, 4, 9\); it should be \(B, C, H, W\) or \(B, C\)"):
+        call(torch.ones(2, 4, 9), [None], [unit], [energy], w)
     with pytest.raises(ValueError, match="differ between tasks"):
         call(torch.ones(2, 4, 3, 3), [None, torch.ones(4, 4)], [unit] * 2, [energy] * 2, torch.ones(2))
 

@@ -166,6 +166,34 @@ def test_every_kind_of_adaptor_trains(copy, adaptor, taps):
     assert 0 < curve[-1]["distance_semantic"] < 4 * len(taps.split(","))
 
 
+def test_fused_training_follows_the_reference(copy, monkeypatch):
+    """Six steps in float64, where the curves part by 1e-15, 1e-11, 1e-6; Adam multiplies any difference by 1e5 an epoch.
+
+    In float32 they would part by 5e-7 in the first epoch and by 5e-3 in the second, as two orders of summation do.
+    """
+    text = open("params.yaml").read()
+    head, tail = text.split("  smoke:")
+    open("params.yaml", "w").write(head + "  smoke:" + tail.replace("epochs: 2", "epochs: 3", 1))
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    curves = []
+    torch.set_default_dtype(torch.float64)
+    try:
+        for kernels in ("fused", "reference"):
+            monkeypatch.setenv("KERNELS", kernels)
+            train.main("student", "segnet", "ours", "0")
+            curves.append(evaluate.read(params.folder("segnet", "ours", 0), "")[0])
+    finally:
+        torch.set_default_dtype(torch.float32)
+    names = [name for name in curves[0][0] if name.startswith(("loss_", "distance"))]
+    assert len(names) == 7 and len(curves[0]) == 3
+    fused, plain = (torch.tensor([[line[name] for name in names] for line in curve], dtype=torch.float64)
+                    for curve in curves)
+    assert plain[-1, names.index("distance")] < plain[0, names.index("distance")]
+    assert not torch.equal(fused, plain)
+    for epoch, bound in enumerate((1e-13, 1e-9, 1e-3)):
+        torch.testing.assert_close(fused[epoch], plain[epoch], rtol=bound, atol=0)
+
+
 def test_teachers_in_batch_mode_run_live(copy, capsys):
     text = open("params.yaml").read()
     open("params.yaml", "w").write(text.replace("teacher_bn: running", "teacher_bn: batch"))

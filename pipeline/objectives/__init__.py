@@ -7,7 +7,8 @@
     state_dict(), load_state_dict(state)
     describe()             one line for the run's header
 
-`terms` are added to the balanced sum as they are; their names and those of `watched` appear in curve.csv.
+`terms` are added to the balanced sum as they are; the attribute `terms` has their names. Names of terms and of what is
+`watched` appear in curve.csv.
 """
 
 import importlib

@@ -15,6 +15,8 @@ from pipeline.objectives import supervised
 
 
 class Objective(supervised.Objective):
+    terms = ("distance",)
+
     def __init__(self, run, model, split, device):
         super().__init__(run, model, split, device)
         method, training = run["method"], run["adaptor"]

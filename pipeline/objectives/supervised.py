@@ -4,6 +4,8 @@ from pipeline import tasks
 
 
 class Objective:
+    terms = ()
+
     def __init__(self, run, model, split, device):
         self.normal_mask = run["switches"]["normal_mask"]
 

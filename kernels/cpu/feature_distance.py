@@ -1,4 +1,4 @@
-"""The operations on the CPU, as `kernels.reference` specifies them: one pass over memory in chunks that stay in cache.
+"""`reference.feature_distance` and its gradients on the CPU: one pass over memory in chunks that stay in cache.
 
 Sums run in the tensors' own type inside a chunk and in float64 across chunks.
 """
@@ -7,9 +7,7 @@ import torch
 
 from kernels.autograd import single_node
 from kernels.packing import EPSILON, unpack
-from kernels.reference import combine, gramian, min_norm, pixel_major
-
-__all__ = ["combine", "feature_distance", "gramian", "min_norm"]     # tasks x tasks: the reference is fast enough
+from kernels.reference import pixel_major
 
 PIXELS = 2048              # of a chunk, if a pixel of all tasks has 192 numbers; 1024 to 4096 differ by 5 %
 

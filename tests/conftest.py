@@ -24,6 +24,13 @@ def smoke(text):
                   flags=re.M)
 
 
+@pytest.fixture(autouse=True)
+def verbs_leave_no_determinism_behind():
+    """A verb switches torch's deterministic mode on for its process; a test's process runs many."""
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 @pytest.fixture
 def params_text():
     return (ROOT / "params.yaml").read_text()
@@ -58,6 +65,7 @@ def trained(tmp_path_factory):
             evaluate.main(stage, "segnet", name, "0")
     finally:
         os.chdir(before)
+        torch.use_deterministic_algorithms(False)
     return place
 
 

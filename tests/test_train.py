@@ -167,7 +167,7 @@ def test_every_kind_of_adaptor_trains(copy, adaptor, taps):
 
 
 def test_fused_training_follows_the_reference(copy, monkeypatch):
-    """Six steps in float64, where the curves part by 1e-15, 1e-11, 1e-6; Adam multiplies any difference by 1e5 an epoch.
+    """Six steps in float64, where the curves part by 1e-15, 1e-11, 1e-6; Adam multiplies a difference by 1e5 an epoch.
 
     In float32 they would part by 5e-7 in the first epoch and by 5e-3 in the second, as two orders of summation do.
     """

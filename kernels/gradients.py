@@ -72,25 +72,30 @@ def destinations(parameters, gradients):
 
 
 def runs(columns, size, alone):
-    """Columns as runs of at most `size` numbers: (rows that are there, and of each a list of flat pieces).
+    """Columns as runs of at most `size` numbers: (rows that are there, and of each a list of tensors).
 
-    A column of `alone` numbers or more has runs of its own; smaller ones with the same rows share one.
+    A column of `alone` numbers or more has runs of its own, in flat pieces if it is longer than `size`; smaller ones
+    with the same rows share one.
     """
     shared = {}
     for column in columns:
         there = tuple(i for i, x in enumerate(column) if x is not None)
-        pieces = [flat(column[i]) for i in there]
-        numbers = len(pieces[0])
-        if numbers >= min(size, alone):
-            for parts in zip(*(x.split(size) for x in pieces), strict=True):
-                yield there, [[x] for x in parts]
+        tensors = [column[i] for i in there]
+        numbers = tensors[0].numel()
+        if numbers > size:
+            for pieces in zip(*(flat(x).split(size) for x in tensors), strict=True):
+                yield there, [[x] for x in pieces]
             continue
-        key = there, pieces[0].dtype
+        if numbers >= alone:
+            yield there, [[x] for x in tensors]
+            continue
+        key = there, tensors[0].dtype
         held, count = shared.get(key, ([], 0))
         if count + numbers > size:
             yield there, list(zip(*held, strict=True))
             held, count = [], 0
-        shared[key] = [*held, pieces], count + numbers
+        held.append(tensors)
+        shared[key] = held, count + numbers
     for (there, _), (held, _) in shared.items():
         yield there, list(zip(*held, strict=True))
 

@@ -2,9 +2,9 @@
 
 import torch
 
-from kernels.gradients import NUMBERS, check_gradients, columns, runs
+from kernels.gradients import NUMBERS, check_gradients, columns, flat, runs
 
-LONGEST = 1 << 16          # numbers of one float32 inner product: off by 1e-8 for noise, by 5e-6 if all are equal
+LONGEST = 1 << 17          # numbers of one float32 inner product: off by 1e-8 for noise, by 1e-5 if all are equal
 SMALL = 1 << 13            # numbers of a gradient below which copying it costs less than its inner products' calls
 
 
@@ -15,7 +15,7 @@ def gramian(gradients):
     total = torch.zeros(tasks, tasks, dtype=torch.float64)
     sums = total.numpy()
     for there, rows in runs(columns(gradients), min(LONGEST, NUMBERS // tasks), SMALL):
-        parts = [pieces[0] if len(pieces) == 1 else torch.cat(pieces) for pieces in rows]
+        parts = [flat(x[0]) if len(x) == 1 else torch.cat([flat(piece) for piece in x]) for x in rows]
         parts = [x if x.dtype.itemsize >= 4 else x.double() for x in parts]
         for i, row in enumerate(there):
             for j, column in enumerate(there[:i + 1]):

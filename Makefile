@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
 .DEFAULT_GOAL := help
 .PHONY: help setup params table2 prepare teacher features baseline student evaluate table \
-        smoke montage dag why test test-slow lint clean
+        smoke montage dag why bench kernels test test-slow lint clean
 
 help:  ## list the words
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,11 @@ dag: $(READY)  ## draw the stages
 	@dvc dag --collapse-foreach-matrix
 why: $(READY)  ## what is stale, and why
 	@dvc status
+
+bench: $(READY)  ## check every kernel, then time it beside eager torch and torch.compile
+	@python -m kernels.bench
+kernels: $(READY)  ## compile every kernel for sm_80, sm_90 and sm_100, no GPU needed; a spill fails
+	@python -m kernels.compile
 
 test: $(READY) lint  ## lint and the fast tests
 	@python -m pytest

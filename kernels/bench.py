@@ -204,9 +204,11 @@ def compare(case, ways, bandwidth):
 
 
 def bytes_moved(case, name):
-    """Bytes that have to be read and written, the same for all ways but the parts of one."""
+    """Bytes that have to be read and written, the same for all ways but the parts of one; None for T x T."""
     if isinstance(case, cases.Distance):
         return case.bytes
+    if case in cases.GRADIENTS_BUILDS:
+        return None
     one = case.size * case.dtype.itemsize
     read, combined = case.tasks * one, (case.tasks + 1) * one
     return {"one read": read, "- gramian": read, "- combine": combined}.get(name, read + combined)

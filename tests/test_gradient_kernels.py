@@ -160,6 +160,10 @@ def gradients_of(kind, tasks, seed=0):
         return j - 1.2 * j.mean(0)
     if kind == "collinear":
         return j[:1] + 1e-6 * j
+    if kind in ("near", "nearer"):      # a narrow cone whose axis is no member: every gradient counts
+        j[:, 0] = 0
+        axis = torch.eye(40, dtype=torch.float64)[0]
+        return axis + (1e-2 if kind == "near" else 1e-5) * j / j.norm(dim=1, keepdim=True)
     if kind == "plane":                 # rank 2
         return draw(tasks, 2) @ draw(2, 40)
     if kind == "rank1":
@@ -173,7 +177,8 @@ def gradients_of(kind, tasks, seed=0):
     return j
 
 
-KINDS = ("random", "common", "scales", "conflict", "collinear", "plane", "rank1", "identical", "antiparallel", "zero")
+KINDS = ("random", "common", "scales", "conflict", "collinear", "near", "nearer", "plane", "rank1", "identical",
+         "antiparallel", "zero")
 
 
 def smallest_by_enumeration(g):

@@ -6,7 +6,7 @@ SMALL := .work/smoke
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
 .DEFAULT_GOAL := help
-.PHONY: help setup params table2 prepare teacher features baseline student evaluate table \
+.PHONY: help setup params table2 table-balancers toy prepare teacher features baseline wide student evaluate table \
         smoke montage dag why bench kernels test test-slow lint clean
 
 help:  ## list the words
@@ -26,6 +26,10 @@ params: $(READY)  ## check params.yaml as a whole and say what is in force
 table2: table  ## KD4MTL's Table 2: run what is stale, print it
 	@cat out/tables/table2.md
 
+table-balancers: params  ## every balancer on one network: run what is stale, print it
+	dvc repro table-balancers
+	@cat out/tables/balancers.md
+
 prepare: params  ## stage: images and targets as compact arrays
 	dvc repro prepare
 teacher: params  ## stage: a single-task network a task
@@ -34,12 +38,14 @@ features: params  ## stage: the frozen teachers' activations
 	dvc repro features
 baseline: params  ## stage: multi-task networks on the labels alone
 	dvc repro baseline
+wide: params  ## stage: further balancers, for the wide table
+	dvc repro wide
 student: params  ## stage: multi-task networks that follow the teachers
 	dvc repro student
 evaluate: params  ## stage: metrics under both protocols and every selection rule
-	dvc repro evaluate-teacher evaluate-baseline evaluate-student
-table: params  ## stage: everything, up to out/tables
-	dvc repro
+	dvc repro evaluate-teacher evaluate-baseline evaluate-wide evaluate-student
+table: params  ## stage: everything Table 2 needs, up to out/tables
+	dvc repro table
 
 smoke: $(READY)  ## the whole pipeline at its smallest, in a copy under .work
 	@rm -rf $(SMALL) && mkdir -p $(SMALL)/.dvc

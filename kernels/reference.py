@@ -125,29 +125,38 @@ def min_norm(gramian):
 
 def active_set(g):
     tasks, norm = len(g), np.sqrt(g.diagonal().clip(0))
-    y, passive, refused = np.zeros(tasks), [], set()
     if not np.isfinite(g).all():
         return np.full(tasks, np.nan), NOT_FINITE
     if not norm.all():
+        y = np.zeros(tasks)
         y[norm.argmin()] = 1
         return y, SOLVED
     u = norm.min() / norm
-    h = g / norm / norm[:, None] + u * u[:, None]
-    size = abs(h)
+    y, state = nonnegative(g / norm / norm[:, None] + u * u[:, None], u)
+    weights = y / norm
+    return weights / weights.sum(), state
+
+
+def nonnegative(h, b):
+    """The y >= 0 that minimises y'H y / 2 - b'y: h (T, T) positive semidefinite, b (T,) in its range, float64 arrays.
+
+    -> y (T,), state: SOLVED, or NOT_CONVERGED with NaN.
+    """
+    tasks, size = len(h), abs(h)
+    y, passive, refused = np.zeros(tasks), [], set()
     for _ in range(8 * tasks):
-        slack = u - h @ y - SLACK * (u + size @ y)
+        slack = b - h @ y - SLACK * (abs(b) + size @ y)
         slack[[*passive, *refused]] = -1
         enter = int(slack.argmax())
         if slack[enter] <= 0:
-            weights = y / norm
-            return weights / weights.sum(), SOLVED
+            return y, SOLVED
         across = h[passive, enter]
         on_face = h[enter, enter] - across @ np.linalg.solve(h[np.ix_(passive, passive)], across)
         if on_face <= PIVOT * h[enter, enter]:
             refused.add(enter)
             continue
         passive.append(enter)
-        z = np.linalg.solve(h[np.ix_(passive, passive)], u[passive])
+        z = np.linalg.solve(h[np.ix_(passive, passive)], b[passive])
         while (z <= 0).any():              # walk towards z until the first weight is zero, and leave that one out
             now = y[passive]
             share = np.divide(now, now - z, out=np.full(len(z), np.inf), where=z <= 0)
@@ -155,7 +164,7 @@ def active_set(g):
             now[share.argmin()] = 0
             y[passive] = now.clip(0)
             passive = [i for i in passive if y[i] > 0]
-            z = np.linalg.solve(h[np.ix_(passive, passive)], u[passive])
+            z = np.linalg.solve(h[np.ix_(passive, passive)], b[passive])
         # rounding may throw out at once what has just come in
         refused = refused | {enter} if enter not in passive else set()
         y[passive] = z

@@ -78,5 +78,5 @@ class Model(segnet.Model):
         between = [*self.between_down.parameters(), *self.between_up.parameters()]
         return [*super().shared_parameters(), *between]
 
-    def task_parameters(self, task):
-        return [*self.branches[task].parameters(), *super().task_parameters(task)]
+    def attention_parameters(self, task):
+        return list(self.branches[task].parameters())

@@ -168,8 +168,14 @@ class Model(nn.Module):
     def shared_parameters(self):
         return [*self.encoder.parameters(), *self.decoder.parameters()]
 
-    def task_parameters(self, task):
+    def head_parameters(self, task):
         return list(self.heads[task].parameters())
+
+    def attention_parameters(self, task):
+        return []
+
+    def task_parameters(self, task):
+        return [*self.attention_parameters(task), *self.head_parameters(task)]
 
     def last_shared(self):
         """Weight (C_last, C_last, 3, 3), without bias, of the last decoder convolution."""

@@ -1,6 +1,6 @@
 """Stage `evaluate`: a finished run -> its metrics under both protocols and every selection rule.
 
-    python -m pipeline.evaluate student segnet ours 0        out/metrics/segnet-ours-s0.json
+    python -m pipeline.evaluate student segnet ours 0        out/metrics/segnet-ours-s0.json (of `wide`: out/wide/)
 
 The selected weights are measured again from the file a user would take away; they must give what the training loop saw.
 
@@ -44,7 +44,8 @@ def main(stage, model_name, name, seed):
         rules[rule] = seen[epoch]
     result = {"run": title, "stage": stage, "model": model_name, "name": name, "seed": int(seed), "tasks": row["tasks"],
               "rules": rules, "epochs": epochs, "cost": cost, "commit": commit(), "device": device.describe(where)}
-    checkpoint.write(f"out/metrics/{title}.json", (json.dumps(result, indent=1) + "\n").encode())
+    place = "out/wide" if stage == "wide" else "out/metrics"        # so that Table 2 does not wait for the wide rows
+    checkpoint.write(f"{place}/{title}.json", (json.dumps(result, indent=1) + "\n").encode())
     shown = "  ".join(f"{METRICS[name].title} {value:.4g}" for name, value in rules["train_loss"]["official"].items())
     print(f"{title}: epoch {epochs['train_loss']} of {len(curve)}  {shown}")
 

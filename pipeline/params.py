@@ -4,8 +4,9 @@ Every verb loads the whole file through `load`, so that no stage starts under a 
 """
 
 import difflib
+import importlib
 import pathlib
-from typing import Annotated, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
@@ -13,7 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from pipeline.problem import Problem, run
 
 FILE = pathlib.Path("params.yaml")
-HERE = pathlib.Path(__file__).parent
+# What the released codes call their balancers, and the files there are.
+ALIASES = {"ls": "uniform", "ew": "uniform", "uw": "uncertainty", "uncert": "uncertainty", "mgdaub": "mgda_ub",
+           "gs": "pcgrad", "nash": "nash_mtl", "amtl": "aligned_mtl", "amtlub": "aligned_mtl_ub", "imtl_g": "imtl"}
+BALANCERS = sorted([file.stem for file in pathlib.Path(__file__).parent.glob("balancers/[a-z]*.py")] + [*ALIASES])
 
 # Row names become parts of file and stage names.
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*(-[a-z0-9_]+)*$")]
@@ -107,16 +111,18 @@ class Features(Section):
     teacher: Literal["train_loss", "last"]
 
 
-class Supervised(Section):
+class Balanced(Section):
     title: str
+    balancer: Name
+    options: dict[Name, Any] = {}          # of the balancer; its class has them, with their defaults
+
+
+class Supervised(Balanced):
     objective: Literal["supervised"]
-    balancer: Name
 
 
-class FeatureDistillation(Section):
-    title: str
+class FeatureDistillation(Balanced):
     objective: Literal["feature_distillation"]
-    balancer: Name
     taps: Annotated[list[Tap], Field(min_length=1)]
     adaptor: Literal["linear", "nonlinear", "none"]
     lambda_: Annotated[dict[Task, NonNegative], Field(alias="lambda")]
@@ -124,6 +130,11 @@ class FeatureDistillation(Section):
 
 
 Method = Annotated[Supervised | FeatureDistillation, Field(discriminator="objective")]
+
+
+class Wide(Section):
+    models: Annotated[list[Name], Field(min_length=1)]
+    rows: list[Name]
 
 
 class Switches(Section):
@@ -141,6 +152,7 @@ class Params(Section):
     tasks: Annotated[list[Task], Field(min_length=1)]
     baselines: list[Name]
     students: list[Name]
+    wide: Wide
     datasets: Datasets
     protocols: dict[Name, Protocol]
     architectures: Architectures
@@ -150,8 +162,9 @@ class Params(Section):
 
     @model_validator(mode="after")
     def names_hold_together(self):
-        for key in ("seeds", "models", "tasks", "baselines", "students"):
-            listed = getattr(self, key)
+        runs = {"baselines": self.baselines, "students": self.students, "wide.rows": self.wide.rows}
+        for key, listed in {"seeds": self.seeds, "models": self.models, "tasks": self.tasks,
+                            "wide.models": self.wide.models, **runs}.items():
             if len(set(listed)) < len(listed):
                 raise ValueError(f"`{key}` names something twice: {listed}")
         one_of(self.protocol, "protocol", self.protocols)
@@ -159,17 +172,24 @@ class Params(Section):
             one_of(model, "models", type(self.architectures).model_fields)
             if model not in self.in_force.train:
                 raise ValueError(f"`protocols.{self.protocol}.train` has no section for {model!r} of `models`")
-        for key, wanted in (("baselines", "supervised"), ("students", "feature_distillation")):
-            for method in getattr(self, key):
+        for model in self.wide.models:
+            if model not in self.models:
+                raise ValueError(f"`wide.models` has {model!r}, which is not in `models` ({', '.join(self.models)}): "
+                                 "the table of balancers holds Table 2's rows too")
+        for key, listed in runs.items():
+            wanted = "feature_distillation" if key == "students" else "supervised"
+            for method in listed:
                 one_of(method, key, self.methods)
+                if key == "wide.rows" and method in (*self.baselines, *self.students):
+                    raise ValueError(f"`wide.rows` has {method!r}, which `baselines` or `students` have too; its table "
+                                     "holds those anyway")
                 if method in get_args(Task):
                     raise ValueError(f"`{key}` has {method!r}, which is a task's name; call the method otherwise")
                 if self.methods[method].objective != wanted:
                     raise ValueError(f"`{key}` has {method!r}, whose objective is "
                                      f"{self.methods[method].objective!r}; `{key}` take {wanted!r}")
         for name, method in self.methods.items():
-            balancers = sorted(file.stem for file in (HERE / "balancers").glob("[a-z]*.py"))
-            one_of(method.balancer, f"methods.{name}.balancer", balancers)
+            one_of(method.balancer, f"methods.{name}.balancer", BALANCERS)
             if method.objective == "feature_distillation" and not set(self.tasks) <= set(method.lambda_):
                 missing = sorted(set(self.tasks) - set(method.lambda_))
                 raise ValueError(f"`methods.{name}.lambda` has no value for {', '.join(missing)}")
@@ -186,21 +206,24 @@ class Params(Section):
 
 
     def resolve(self, stage, model, name, seed):
-        """One run as a plain dict: everything that `stage` (teacher, baseline, student) trains by, and nothing else.
+        """One run as a plain dict: everything that `stage` (teacher, baseline, wide, student) trains by, nothing else.
 
         `name` is a task for a teacher and a method otherwise. `Problem` if it is none of the listed.
         """
-        listed = {"teacher": self.tasks, "baseline": self.baselines, "student": self.students}
-        for value, key, known in ((stage, "the stage", listed), (model, "models", self.models),
-                                  (name, f"{stage}s" if stage != "teacher" else "tasks", listed.get(stage, ())),
+        listed = {"teacher": self.tasks, "baseline": self.baselines, "wide": self.wide.rows, "student": self.students}
+        keys = {"teacher": "tasks", "baseline": "baselines", "wide": "wide.rows", "student": "students"}
+        models = ("wide.models", self.wide.models) if stage == "wide" else ("models", self.models)
+        for value, key, known in ((stage, "the stage", listed), (model, *models),
+                                  (name, keys.get(stage), listed.get(stage, ())),
                                   (seed, "seeds", map(str, self.seeds))):
             known = list(known)
             if value not in known:
                 raise Problem(f"{value!r} is not among {', '.join(known) or 'nothing'} ({key} in {FILE})"
                               f"{nearest(value, known)}")
-        method = {"objective": "supervised", "balancer": "uniform", "title": "STL"}
+        method = {"objective": "supervised", "balancer": "uniform", "options": {}, "title": "STL"}
         if stage != "teacher":
             method = self.methods[name].model_dump(by_alias=True)
+            method["balancer"] = ALIASES.get(method["balancer"], method["balancer"])
         row = {"stage": stage, "model": model, "name": name, "seed": int(seed),
                "tasks": [name] if stage == "teacher" else list(self.tasks),
                "architecture": getattr(self.architectures, model).model_dump(),
@@ -294,12 +317,32 @@ def keys_at(annotation, path):
     return [field.alias or name for name, field in annotation.model_fields.items()]
 
 
+def check_options(chosen):
+    """Every method's balancer is made once with its options; `Problem` names the key and the nearest valid one."""
+    balancers = importlib.import_module("pipeline.balancers")      # by name: they come after params
+    for name, method in chosen.methods.items():
+        where, known = f"methods.{name}.options", balancers.options(ALIASES.get(method.balancer, method.balancer))
+        for key, value in method.options.items():
+            if key not in known:
+                raise Problem(f"{FILE}: unknown key `{where}.{key}`{nearest(key, known)} (known for {method.balancer}: "
+                              f"{', '.join(known)})")
+            text = isinstance(value, str) and not isinstance(known[key], str) and key != "heads"
+            if text or isinstance(value, bool):
+                hint = f"; write {with_point(value)} (with a point before the e)" if text and is_number(value) else ""
+                raise Problem(f"{FILE}: `{where}.{key}` is {value!r}, which is no number{hint}")
+        try:
+            balancers.load(ALIASES.get(method.balancer, method.balancer), chosen.tasks, **method.options)
+        except (TypeError, ValueError) as mistake:
+            raise Problem(f"{FILE}: `{where}`: {mistake}") from None
+
+
 def main():
     params = load()
-    runs = len(params.models) * len(params.seeds)
+    check_options(params)
+    runs, wide = len(params.models) * len(params.seeds), len(params.wide.models) * len(params.seeds)
     print(f"{FILE}: data {params.data}, protocol {params.protocol}, seeds {params.seeds}; "
           f"{runs * len(params.tasks)} teachers, {runs * len(params.baselines)} baselines, "
-          f"{runs * len(params.students)} students")
+          f"{runs * len(params.students)} students; {wide * len(params.wide.rows)} more for the table of balancers")
 
 
 if __name__ == "__main__":

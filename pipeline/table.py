@@ -1,6 +1,7 @@
-"""Stage `table`: every run's metrics -> out/tables/table2.{md,csv,json,tex}, one source for the four.
+"""Stage `table`: every run's metrics -> out/tables/<name>.{md,csv,json,tex}, one source for the four.
 
-    python -m pipeline.table
+    python -m pipeline.table table2          KD4MTL's Table 2: STL, `baselines`, `students` on `models`
+    python -m pipeline.table balancers       the same and `wide.rows`, on `wide.models`
 
 A row a method, in the paper's order; per metric the mean over seeds and the sample standard deviation, and where the
 data are the paper's, its number and the difference. Delta_MTL is against our own single-task rows of the same seed.
@@ -12,6 +13,7 @@ import io
 import json
 import pathlib
 import statistics
+import sys
 
 import yaml
 
@@ -19,7 +21,8 @@ from pipeline import params
 from pipeline.metrics import METRICS, delta_m
 from pipeline.problem import Problem, run
 
-OUT, SOURCE = pathlib.Path("out/tables"), pathlib.Path("out/metrics")
+OUT, SOURCE, WIDE = map(pathlib.Path, ("out/tables", "out/metrics", "out/wide"))
+HEADINGS = {"table2": "Table 2", "balancers": "Balancers"}
 DELTA = "delta_pct"
 TITLES = {"segnet": "SegNet", "mtan": "MTAN", DELTA: "Delta_MTL"}
 PROTOCOLS = {"official": "official protocol (per image and per batch, as the paper)",
@@ -28,23 +31,30 @@ RULES = {"last": "last epoch", "last10": "mean of the last ten epochs", "train_l
          "best_test": "best on test (optimistic)"}
 
 
-def main():
+def main(name="table2"):
     chosen = params.load()
-    results = {file.stem: read(file) for file in sorted(SOURCE.glob("*.json"))}
-    blocks = {model: rows_of(model, chosen, results) for model in chosen.models}
+    if name not in HEADINGS:
+        raise Problem(f"{name!r} is no table; there are {', '.join(HEADINGS)}")
+    wide = chosen.wide.rows if name == "balancers" else []
+    files = [*SOURCE.glob("*.json"), *(WIDE.glob("*.json") if wide else ())]
+    results = {file.stem: read(file) for file in sorted(files)}
+    methods = [*chosen.baselines, *wide, *chosen.students]
+    models = chosen.wide.models if name == "balancers" else chosen.models
+    blocks = {model: rows_of(model, methods, chosen, results) for model in models}
     rows = [row for block in blocks.values() for row in block]
     if not any(row["runs"] for row in rows):
         raise Problem(f"{SOURCE} has no metrics of the rows in {params.FILE}; run `make evaluate`")
     cells = [cell for row in rows for cell in cells_of(row, paper(chosen))]
     look = {(c["model"], c["method"], c["rule"], c["protocol"], c["metric"]): c for c in cells}
-    said = caption(chosen, rows, [run for row in rows for runs in row["runs"].values() for run in runs])
+    done = [run for row in rows for runs in row["runs"].values() for run in runs]
+    said = caption(chosen, models, methods, rows, done)
     parts = [part for model, block in blocks.items() for part in grids(model, block, look, chosen)]
     OUT.mkdir(parents=True, exist_ok=True)
-    document = {"table": "table2", "caption": said, "selection": chosen.selection, "cells": cells}
+    document = {"table": name, "caption": said, "selection": chosen.selection, "cells": cells}
     for suffix, text in (("json", json.dumps(document, indent=1) + "\n"), ("csv", as_csv(cells)),
-                         ("md", as_markdown(said, parts)), ("tex", as_tex(said, parts))):
-        (OUT / f"table2.{suffix}").write_text(text)
-    print(f"{OUT}/table2.md, .csv, .json, .tex")
+                         ("md", as_markdown(HEADINGS[name], said, parts)), ("tex", as_tex(said, parts))):
+        (OUT / f"{name}.{suffix}").write_text(text)
+    print(f"{OUT}/{name}.md, .csv, .json, .tex")
 
 
 def read(file):
@@ -65,10 +75,10 @@ def paper(chosen):
             for model, methods in printed.items()}
 
 
-def rows_of(model, chosen, results):
-    """STL and every listed method: {"model", "key", "title", "runs": {seed: [results]}, "single", "missing"}."""
+def rows_of(model, methods, chosen, results):
+    """STL and every method of the table: {"model", "key", "title", "runs": {seed: [results]}, "single", "missing"}."""
     wanted = {"stl": ("STL", chosen.tasks)} | {
-        name: (chosen.methods[name].title, [name]) for name in (*chosen.baselines, *chosen.students)}
+        name: (chosen.methods[name].title, [name]) for name in methods}
     rows = []
     for key, (title, names) in wanted.items():
         stems = {seed: [f"{model}-{name}-s{seed}" for name in names] for seed in chosen.seeds}
@@ -150,7 +160,7 @@ def spread(cell):
         f" ± {number(cell['metric'], cell['std']).lstrip('+')}" if cell["std"] is not None else "")
 
 
-def caption(chosen, rows, runs):
+def caption(chosen, models, methods, rows, runs):
     """What a reader has to know, a sentence each: data, protocol, selection, metric definitions, switches, origin."""
     images, switches = chosen.in_force.data, chosen.switches
     size = f"{images.train} training and {images.test} test images of {images.height}x{images.width}"
@@ -160,7 +170,7 @@ def caption(chosen, rows, runs):
                 if chosen.datasets.nyuv2.normals == "derived" else ".")]
     said.append(f"Protocol `{chosen.protocol}`: " + "; ".join(
         f"{TITLES.get(model, model)} {one.epochs} epochs of batch {one.batch}, Adam {one.lr:g} ({one.schedule}), "
-        f"width {one.width:g}" for model, one in chosen.in_force.train.items() if model in chosen.models) + (
+        f"width {one.width:g}" for model, one in chosen.in_force.train.items() if model in models) + (
             "." if chosen.protocol == "paper" else "; not the paper's 200 epochs of batch 2 at 288x384 and width 1."))
     said.append(f"Epoch: {RULES[chosen.selection]}. Seeds {', '.join(map(str, chosen.seeds))}; mean ± sample standard "
                 "deviation over n seeds, none for n = 1.")
@@ -171,7 +181,10 @@ def caption(chosen, rows, runs):
                 f"{chosen.features.teacher} epoch" + "".join(
                     f"; {chosen.methods[name].title}: teacher_bn {chosen.methods[name].teacher_bn}, "
                     f"{'+'.join(chosen.methods[name].taps)}, {chosen.methods[name].adaptor} adaptors"
-                    for name in chosen.students) + ".")
+                    for name in chosen.students) + "".join(
+                        f"; {chosen.methods[name].title}: " + ", ".join(
+                            f"{key} {value}" for key, value in chosen.methods[name].options.items())
+                        for name in methods if chosen.methods[name].options) + ".")
     said.append(f"Commit {', '.join(sorted({run['commit'] for run in runs}))}; "
                 f"{'; '.join(sorted({run['device'] for run in runs}))}.")
     missing = [stem for row in rows for stem in row["missing"]]
@@ -188,9 +201,9 @@ def as_csv(cells):
     return text.getvalue()
 
 
-def as_markdown(said, parts):
+def as_markdown(heading, said, parts):
     """Columns are padded, so that the file reads in a terminal as well."""
-    lines = ["# Table 2", "", *(f"{sentence}  " for sentence in said)]
+    lines = [f"# {heading}", "", *(f"{sentence}  " for sentence in said)]
     for title, header, rows in parts:
         widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
         def joined(row, widths=widths):
@@ -216,4 +229,4 @@ def as_tex(said, parts):
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, *sys.argv[1:])

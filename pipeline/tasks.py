@@ -65,14 +65,14 @@ def _valid(target):  # (B, C, H, W) -> (B, H, W) bool: M_d of section 4.1 for de
 
 
 def losses(predictions, targets, normal_mask="own"):
-    """A loss a task (4.1) -> (T,), in the order of `predictions`; 0, with gradient 0, without a valid pixel.
+    """A loss a task (4.1): T scalars, in the order of `predictions`; 0, with gradient 0, without a valid pixel.
 
     normal_mask: "own" averages the normal loss over valid normals; "depth" over valid depth, as the released
     SegNet and multi-task MTAN do (quirk Q4): a pixel with depth but no normal then counts as cosine 0.
     """
     if normal_mask not in ("own", "depth"):
         raise ValueError(f"`normal_mask` is 'own' or 'depth'. Found {normal_mask!r}.")
-    return torch.stack([_task(task).loss(p, targets, normal_mask) for task, p in predictions.items()])
+    return [_task(task).loss(p, targets, normal_mask) for task, p in predictions.items()]
 
 
 def _masked_mean(values, mask):  # (B, H, W), (B, H, W) -> scalar; the clamp makes 0/0 of an empty mask 0

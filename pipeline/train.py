@@ -2,14 +2,17 @@
 
     python -m pipeline.train teacher segnet semantic 0       a single-task network
     python -m pipeline.train baseline segnet uniform 0       a multi-task network on the labels alone
+    python -m pipeline.train wide segnet cagrad 0            the same, a row of the table of balancers
     python -m pipeline.train student segnet ours 0           a multi-task network that follows the teachers
 
 Writes out/runs/<model>-<name>-s<seed>/: weights.pt (state dicts of the last epoch and of the one with the lowest
-training loss), curve.csv (an epoch a row), run.yaml (the resolved row), cost.json (time and memory). Killed at any
-moment, the same command goes on from the last finished epoch and ends with the same bits.
+training loss), curve.csv (an epoch a row), balance.csv (what the balancer saw and did; not for one task), run.yaml (the
+resolved row), cost.json (time and memory). Killed at any moment, the same command goes on from the last finished epoch
+and ends with the same bits.
 """
 
 import csv
+import functools
 import io
 import json
 import math
@@ -22,6 +25,7 @@ import yaml
 
 import kernels.dispatch
 from pipeline import balancers, checkpoint, data, device, objectives, params, teachers
+from pipeline.balance import Record
 from pipeline.measure import measure
 from pipeline.metrics import METRICS
 from pipeline.problem import Problem, run
@@ -38,7 +42,7 @@ def main(stage, model_name, name, seed):
     torch.manual_seed(row["seed"])
     model = teachers.network(row, tasks, train.classes, where)
     objective = objectives.load(row["method"]["objective"], row, model, train, where)
-    balancer = balancers.load(row["method"]["balancer"], tasks)
+    balancer = balancer_of(row, where)
     torch.manual_seed(row["seed"])              # what training draws does not depend on what was built
     optimiser = torch.optim.Adam(model.parameters(), training["lr"], fused=True)
     print(f"{title}: {sum(p.numel() for p in model.parameters()):,} parameters, {device.describe(where)}, "
@@ -49,12 +53,13 @@ def main(stage, model_name, name, seed):
                                                         kernels.dispatch.choose(where), teacher_digests(row)))
     state = work.load()
     holders = {"model": model, "optimiser": optimiser, "objective": objective, "balancer": balancer}
-    curve, best, seconds, memory = [], None, 0.0, 0.0
+    curve, balance, best, seconds, memory = [], [], None, 0.0, 0.0
     if state:
         for key, holder in holders.items():
             holder.load_state_dict(state[key])
         torch.set_rng_state(state["rng"])
-        curve, best, seconds, memory = state["curve"], state["best"], state["seconds"], state["memory"]
+        curve, balance, best = state["curve"], state["balance"], state["best"]
+        seconds, memory = state["seconds"], state["memory"]
         print(f"{title}: going on from epoch {len(curve)}")
 
     # -- the epochs
@@ -65,6 +70,7 @@ def main(stage, model_name, name, seed):
         balancer.start_epoch([[line[f"loss_{task}"] for task in tasks] for line in curve])
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(mix(row["seed"], epoch))).tolist()
         line, begun, sums, broken = Line(f"{title} epoch {epoch + 1}/{training['epochs']}", steps), time.time(), 0, None
+        record = Record(tasks)
         for step in range(steps):
             index = order[step * batch:(step + 1) * batch]
             for group in optimiser.param_groups:
@@ -73,28 +79,32 @@ def main(stage, model_name, name, seed):
             predictions, features = model(image)
             losses, terms, watched = objective(index, image, predictions, features, targets)
             optimiser.zero_grad(set_to_none=True)
-            weights = balancers.backward(balancer, model, losses, terms)
+            weights, gramian = balancers.backward(balancer, model, losses, terms, features)
             optimiser.step()
             objective.step()
-            values = torch.stack([*losses, *terms.values(), *watched.values(), *weights]).detach().double()
+            if balancer.looks_again:
+                balancers.look_again(balancer, model, functools.partial(again, model, objective, index, image, targets))
+            record.add(weights, gramian, balancer.residual)
+            values = torch.stack([x.detach().double() for x in (*losses, *terms.values(), *watched.values(), *weights)])
             # sums stay on the device; the first non-finite step is found without waiting for it
             broken = torch.where(values.isfinite(), steps, step) if broken is None else torch.minimum(
                 broken, torch.where(values.isfinite(), steps, step))
             sums = sums + values
             line.step(step + 1, lambda values=values: f"loss {values[:len(tasks)].mean().item():.4f}")
-        names = [*(f"loss_{task}" for task in tasks), *terms, *watched, *(f"weight_{task}" for task in tasks)]
-        stop_if_broken(title, epoch, steps, names, broken)
+        names = [*(f"loss_{task}" for task in tasks), *terms, *watched]
+        stop_if_broken(title, epoch, steps, [*names, *(f"weight_{task}" for task in tasks)], broken, record, work)
         took = time.time() - begun
         seconds += took
         curve.append({"epoch": epoch + 1, "lr": learning_rate(training, epoch, steps - 1, steps),
-                      **dict(zip(names, (sums / steps).tolist(), strict=True)),
+                      **dict(zip(names, (sums[:len(names)] / steps).tolist(), strict=True)),
                       **flat(measured(title, model, test, row, where))})
+        balance.append({"epoch": epoch + 1, **record.line()})
         memory = max(memory, peak_memory(where))
         # KD4MTL selects by the mean task loss on training batches, distances not counted (quirk Q5)
         if best is None or train_loss(curve[-1], tasks) < train_loss(curve[best["epoch"] - 1], tasks):
             best = {"epoch": epoch + 1, "weights": copy(model)}
         work.save({**{key: holder.state_dict() for key, holder in holders.items()}, "rng": torch.get_rng_state(),
-                   "curve": curve, "best": best, "seconds": seconds, "memory": memory})
+                   "curve": curve, "balance": balance, "best": best, "seconds": seconds, "memory": memory})
         left = (time.time() - begun) * (training["epochs"] - epoch - 1)
         line.close(f"{summary(curve[-1], tasks)}  {took / steps:.2f} s/it  eta {clock(left)}")
 
@@ -102,12 +112,29 @@ def main(stage, model_name, name, seed):
     folder = params.folder(model_name, name, seed)
     checkpoint.write(folder / "weights.pt", checkpoint.pack({"last": copy(model), "train_loss": best["weights"]}))
     checkpoint.write(folder / "curve.csv", table(curve).encode())
+    if stage != "teacher":
+        checkpoint.write(folder / "balance.csv", table(balance).encode())
     checkpoint.write(folder / "run.yaml", yaml.safe_dump(row, sort_keys=False).encode())
     cost = {"parameters": sum(p.numel() for p in model.parameters()), "steps": steps * training["epochs"],
             "seconds_per_step": seconds / (steps * training["epochs"]), "peak_memory_mb": memory,
             "backward_passes": balancers.passes(balancer, objective.terms), "device": device.describe(where)}
     checkpoint.write(folder / "cost.json", (json.dumps(cost, indent=1) + "\n").encode())
     work.done()
+
+
+def balancer_of(row, where):
+    method = row["method"]
+    try:
+        return balancers.load(method["balancer"], row["tasks"], seed=row["seed"], device=where,
+                              model_lr=row["train"]["lr"], **method["options"])
+    except (TypeError, ValueError) as mistake:
+        raise Problem(f"`methods.{row['name']}.options`: {mistake}; `make params` checks all of them") from None
+
+
+def again(model, objective, index, image, targets):
+    """The task losses of a batch once more."""
+    predictions, features = model(image)
+    return objective(index, image, predictions, features, targets)[0]
 
 
 def learning_rate(training, epoch, step, steps):
@@ -140,11 +167,15 @@ def teacher_digests(row):
     return [checkpoint.digest(teachers.weights_file(row, task)) for task in row["tasks"]]
 
 
-def stop_if_broken(title, epoch, steps, names, broken):
+def stop_if_broken(title, epoch, steps, names, broken, record, work):
     step, name = min(zip(broken.tolist(), names, strict=True), key=lambda pair: pair[0])
     if step < steps:
-        raise Problem(f"{title}: {name} is not finite at epoch {epoch + 1}, step {step + 1}; lower the learning "
-                          "rate of the protocol in force. Finished epochs are kept; a changed row starts anew")
+        file = work.folder / "broken.json"
+        found = {"run": title, "epoch": epoch + 1, "step": step + 1, "value": name, **record.broken(step)}
+        checkpoint.write(file, (json.dumps(found, indent=1) + "\n").encode())
+        raise Problem(f"{title}: {name} is not finite at epoch {epoch + 1}, step {step + 1} (its weights and "
+                      f"Gramian: {file}); lower the learning rate of the protocol in force. Finished epochs are kept; "
+                      "a changed row starts anew")
 
 
 def measured(title, model, split, row, where):
@@ -181,9 +212,10 @@ def summary(line, tasks):
 
 
 def table(curve):
-    """curve.csv: full precision, so that equal runs give equal files."""
+    """A .csv: full precision, so that equal runs give equal files."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, curve[0].keys(), lineterminator="\n")
+    columns = dict.fromkeys(key for line in curve for key in line)
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(curve)
     return text.getvalue()

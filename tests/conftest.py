@@ -19,9 +19,10 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 def smoke(text):
-    """params.yaml at its smallest: the smoke protocol, one architecture."""
-    return re.sub(r"^models: .*", "models: [segnet]", re.sub(r"^protocol: .*", "protocol: smoke", text, flags=re.M),
-                  flags=re.M)
+    """params.yaml at its smallest: the smoke protocol, one architecture, one baseline."""
+    for key, value in (("models", "[segnet]"), ("protocol", "smoke"), ("baselines", "[uniform]")):
+        text = re.sub(rf"^{key}: .*", f"{key}: {value}", text, flags=re.M)
+    return text
 
 
 @pytest.fixture(autouse=True)

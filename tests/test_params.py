@@ -27,7 +27,7 @@ MISTAKES = {
     "method": (("students: [ours]", "students: [our]"), ("'our'", "`ours`")),
     "method-kind": (("students: [ours]", "students: [uniform]"), ("students", "'uniform'", "supervised")),
     "objective": (("objective: feature_distillation", "objective: distill"), ("methods.ours.objective", "'distill'")),
-    "balancer": (("balancer: mgda", "balancer: mdga"), ("methods.mgda.balancer", "'mdga'", "`mgda`")),
+    "balancer": (("balancer: mgda}", "balancer: mdga}"), ("methods.mgda-full.balancer", "'mdga'", "`mgda`")),
     "twice": (("seeds: [0]", "seeds: [0, 0]"), ("seeds", "[0, 0]")),
     "seed": (("seeds: [0]", "seeds: [-1]"), ("seeds.0", "-1")),
     "lambda": (("lambda: {semantic: 1.0, depth: 1.0, normal: 2.0}", "lambda: {semantic: 1.0, depth: 1.0}"),

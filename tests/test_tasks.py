@@ -58,7 +58,7 @@ def test_depth_oracle_2():
     data = one_task("depth", torch.tensor([[[[1.5, 2], [3, 3]]], [[[9, 9], [4, 11]]]]), depth=target)
     for numbers in measure(data).values():
         assert numbers == pytest.approx({"abs_err_m": 0.70, "rel_err": 0.21}, abs=1e-7)
-    assert losses(*data).tolist() == pytest.approx([0.70])
+    assert torch.stack(losses(*data)).tolist() == pytest.approx([0.70])
 
 
 def tilted(*degrees):  # normals at these angles to the z axis -> (1, 3, 1, n)
@@ -73,8 +73,8 @@ def test_normal_oracle_3():
         mean, median, *within = measure(data)[protocol].values()
         assert [mean, *within] == pytest.approx([23.3333, 33.3333, 66.6667, 66.6667], abs=5e-5)
         assert median == pytest.approx(20, abs=slack)
-    assert losses(*data, normal_mask="depth").tolist() == pytest.approx([0.358500], abs=5e-7)
-    assert losses(*data).tolist() == pytest.approx([0.103152], abs=5e-7)
+    assert torch.stack(losses(*data, normal_mask="depth")).tolist() == pytest.approx([0.358500], abs=5e-7)
+    assert torch.stack(losses(*data)).tolist() == pytest.approx([0.103152], abs=5e-7)
 
 
 def brute(predictions, targets, classes, pooled):
@@ -147,7 +147,7 @@ def test_masks_empty_and_full():
 def test_losses_and_gradients(valid, normal_mask):
     p, t = make(2, valid=valid)
     p = {task: x.double().requires_grad_() for task, x in p.items()}
-    gradients = torch.autograd.grad((values := losses(p, t, normal_mask)).sum(), p.values())
+    gradients = torch.autograd.grad((values := torch.stack(losses(p, t, normal_mask))).sum(), p.values())
     mask, label = t["depth"] != 0, t["label"][:, None]
     mask_n = (t["normal"] != 0).any(1) if normal_mask == "own" else mask[:, 0]
     nll = -p["semantic"].gather(1, label.clamp(min=0))[label >= 0]

@@ -2,22 +2,55 @@
 
 The loop calls `backward` once a step and knows no method; that computes the smallest statistic a method `needs`:
 
-    losses     one backward pass of the weighted sum; every parameter follows the weights
-    gramian    one a task; the weights are for the shared parameters, heads follow their own loss with weight 1
+    losses     nothing more: one backward pass of the weighted sum
+    layer      Gramian on the last shared layer's weight, T passes as far as that layer; then as `losses`
+    features   Gramian on the last shared features, T passes through the heads and one through the rest
+    gramian    Gramian on the shared parameters, a backward pass a task
+
+A Gramian is (T, T), float64; G_ij = <g_i, g_j>. Options that every method has:
+
+    heads       own: a head follows its own loss with weight 1 | weighted: with its task's weight
+    preference  {task: factor}: the losses are multiplied by it before the method sees them, unless its file says more
+    scale       own: weights as the paper has them | sum, mean: their absolute values add up to T, to 1
+    attention   MTAN's branches, where a Gramian on the parameters is needed: own, as heads | shared: in the Gramian
+    period      weights are computed every so many steps; between, one pass with the last ones
 """
 
 import importlib
+import inspect
+import math
 
 import torch
 
 import kernels.dispatch
 
+TINY = 1e-12              # least loss that is divided by, or whose logarithm is taken
+COMMON = {"heads": ("own", "weighted"), "scale": ("own", "sum", "mean"), "attention": ("own", "shared")}
+
 
 class Balancer:
     needs = "losses"
+    heads = None               # a method's own default; else weighted for `losses` and `layer`, own for the others
+    prefers = False            # True: `preference` has a meaning in the method itself
+    looks_again = False        # True: `look_again` wants the losses of the same batch after the update
+    residual = None            # after `weights`, of a method that solves a problem: how far from solved, () tensor
+    state = ("calls", "held", "generator")     # attributes that a resumed run needs
 
-    def __init__(self, tasks):
-        self.tasks = tasks
+    def __init__(self, tasks, *, heads=None, preference=None, scale="own", attention="own", period=1, seed=0,
+                 device="cpu", model_lr=1e-3):
+        heads = heads or self.heads or ("weighted" if self.needs in ("losses", "layer") else "own")
+        for key, value in (("heads", heads), ("scale", scale), ("attention", attention)):
+            choose(key, value, COMMON[key])
+        if not period >= 1:
+            raise ValueError(f"`period` is {period}; it should be at least 1 step")
+        preference = preference or {}
+        if set(preference) - set(tasks) or not all(0 < p < math.inf for p in preference.values()):
+            raise ValueError(f"`preference` is {preference}; it should have positive factors of {', '.join(tasks)}")
+        self.tasks, self.heads, self.scale, self.attention, self.period = list(tasks), heads, scale, attention, period
+        self.preference = torch.tensor([float(preference.get(task, 1)) for task in tasks], device=device)
+        self.calls, self.held = 0, None
+        self.generator = torch.Generator().manual_seed(seed)      # on the host, so that every device draws the same
+        self.device, self.model_lr = device, model_lr
 
     def start_epoch(self, history):
         """Mean training losses of the finished epochs, oldest first, each (T,)."""
@@ -26,40 +59,190 @@ class Balancer:
         """losses (T,), gramian (T, T) float64 or None if it is not needed -> (T,), all without gradient."""
         raise NotImplementedError
 
+    def applied(self, losses, gramian):
+        """`weights` under the options `preference` and `scale`."""
+        if self.prefers:
+            weights = self.weights(losses, gramian)
+        else:
+            p = self.preference
+            weights = p * self.weights(p * losses, None if gramian is None else gramian * p * p[:, None])
+        if self.scale == "own":
+            return weights
+        return weights * ((len(self.tasks) if self.scale == "sum" else 1) / weights.abs().sum())
+
+    def prepare(self, gradients, losses, maps=None):
+        """What takes the place of the tasks' gradients: lists over parameters or `maps`, None where there is none."""
+        return gradients
+
+    def gramian_of(self, gradients):
+        return kernels.dispatch.gramian(gradients)
+
+    def head_weights(self, weights):
+        """(T,) factors of each head's own gradient."""
+        return weights if self.heads == "weighted" else torch.ones_like(weights)
+
+    def look_again(self, losses):
+        """losses (T,) of the same batch after the update, if the class `looks_again`."""
+
     def state_dict(self):
-        """Everything a resumed run needs, plain values or tensors."""
-        return {}
+        def packed(value):
+            if isinstance(value, torch.Generator):
+                return value.get_state()
+            return value.state_dict() if hasattr(value, "state_dict") else value
+        return {name: packed(getattr(self, name)) for name in self.state}
 
     def load_state_dict(self, state):
-        pass
+        for name in self.state:
+            held, value = getattr(self, name), state[name]
+            if isinstance(held, torch.Generator):
+                held.set_state(value)
+            elif hasattr(held, "load_state_dict"):
+                held.load_state_dict(value)
+            elif isinstance(held, torch.Tensor):           # in place: an optimiser may hold it
+                held.copy_(value)
+            else:
+                setattr(self, name, placed(value, self.device))
+
+
+def placed(value, device):
+    """Tensors, in lists of lists too, on `device`."""
+    if isinstance(value, list):
+        return [placed(x, device) for x in value]
+    return value.to(device) if isinstance(value, torch.Tensor) else value
+
+
+class Learned(Balancer):
+    """A method with one learned number a task and an Adam of its own; lr None is the network's."""
+    state = (*Balancer.state, "learned", "optimiser")
+
+    def __init__(self, tasks, init, lr, decay=0.0, **common):
+        super().__init__(tasks, **common)
+        if lr is not None and not lr > 0:
+            raise ValueError(f"`lr` is {lr}; it should be positive, or null for the network's rate")
+        self.learned = torch.full((len(tasks),), float(init), device=self.device)
+        self.optimiser = torch.optim.Adam([self.learned], lr or self.model_lr, weight_decay=decay)
+
+    def learn(self, gradient):
+        self.learned.grad = gradient.to(self.learned)
+        self.optimiser.step()
+
+
+def choose(key, value, known):
+    if value not in known:
+        raise ValueError(f"`{key}` is {value!r}; it can be {', '.join(known)}")
 
 
 def load(name, tasks, **options):
-    return importlib.import_module(f"pipeline.balancers.{name}").Balancer(tasks, **options)
+    return method(name)(tasks, **options)
 
 
-def backward(balancer, model, losses, terms):
-    """Fill every `.grad` from the task losses (T,) and the objective's own terms (scalars, never balanced).
+def method(name):
+    return importlib.import_module(f"{__name__}.{name}").Balancer
 
-    Returns the weights (T,) that were applied; NaN if a gradient was not finite.
+
+def options(name):
+    """{option: default} that a row of params.yaml may set."""
+    found = {}
+    for cls in method(name).__mro__[:-1]:
+        for key, parameter in inspect.signature(cls.__init__).parameters.items():
+            if parameter.kind is parameter.KEYWORD_ONLY:
+                found.setdefault(key, parameter.default)
+    return {key: default for key, default in found.items() if key not in ("seed", "device", "model_lr")}
+
+
+# -- one step
+
+def backward(balancer, model, losses, terms, features):
+    """Fill every `.grad` from the task losses, T scalars, and the objective's own terms (scalars, never balanced).
+
+    Returns the weights (T,) that were applied and the Gramian (T, T), None where there was none; NaN among the weights
+    if a gradient was not finite.
     """
-    if balancer.needs == "losses":
-        weights = balancer.weights(losses.detach(), None)
-        ((weights * losses).sum() + sum(terms.values())).backward()
-        return weights
-    shared, heads = model.shared_parameters(), [p for task in balancer.tasks for p in model.task_parameters(task)]
+    values = torch.stack([loss.detach() for loss in losses])
+    again = balancer.held is not None and balancer.calls % balancer.period
+    balancer.calls += 1
+    if again:
+        weighted(balancer, model, losses, terms, balancer.held)
+        return balancer.held, None
+    weights, gramian = {"losses": by_losses, "layer": by_layer, "features": by_features,
+                        "gramian": by_gramian}[balancer.needs](balancer, model, losses, values, terms, features)
+    balancer.held = weights if balancer.period > 1 else None
+    return weights, gramian
+
+
+def by_losses(balancer, model, losses, values, terms, features):
+    weights = balancer.applied(values, None)
+    weighted(balancer, model, losses, terms, weights)
+    return weights, None
+
+
+def by_layer(balancer, model, losses, values, terms, features):
+    layer = model.last_shared()
+    gramian = balancer.gramian_of([torch.autograd.grad(loss, [layer], retain_graph=True) for loss in losses])
+    weights = balancer.applied(values, gramian)
+    weighted(balancer, model, losses, terms, weights)
+    return weights, gramian
+
+
+def weighted(balancer, model, losses, terms, weights):
+    """One backward pass of the weighted sum; heads get what is missing to their own share."""
+    own = balancer.heads == "own"
+    total = sum(w.to(loss) * loss for w, loss in zip(weights, losses, strict=True)) + sum(terms.values())
+    total.backward(retain_graph=own)
+    if own:
+        _, heads = parts(balancer, model)
+        missing = balancer.head_weights(weights) - weights
+        torch.autograd.backward(sum(w.to(loss) * loss for w, loss in zip(missing, losses, strict=True)), inputs=heads)
+
+
+def by_gramian(balancer, model, losses, values, terms, features):
+    shared, heads = parts(balancer, model)
     last = len(losses) - 1
     gradients = [torch.autograd.grad(loss, [*shared, *heads], retain_graph=i < last or bool(terms), allow_unused=True)
                  for i, loss in enumerate(losses)]
     if terms:
         sum(terms.values()).backward()
-    by_task = [found[:len(shared)] for found in gradients]
-    weights = balancer.weights(losses.detach(), kernels.dispatch.gramian(by_task))
+    by_task = balancer.prepare([found[:len(shared)] for found in gradients], values)
+    gramian = balancer.gramian_of(by_task)
+    weights = balancer.applied(values, gramian)
     kernels.dispatch.combine(shared, by_task, weights)
-    kernels.dispatch.combine(heads, [found[len(shared):] for found in gradients], torch.ones_like(weights))
-    return weights
+    kernels.dispatch.combine(heads, [found[len(shared):] for found in gradients], balancer.head_weights(weights))
+    return weights, gramian
+
+
+def by_features(balancer, model, losses, values, terms, features):
+    maps = list({id(features[task]["last"]): features[task]["last"] for task in balancer.tasks}.values())
+    heads = [p for task in balancer.tasks for p in model.head_parameters(task)]
+    gradients = [torch.autograd.grad(loss, [*maps, *heads], retain_graph=True, allow_unused=True) for loss in losses]
+    by_task = balancer.prepare([found[:len(maps)] for found in gradients], values, maps)
+    gramian = balancer.gramian_of(by_task)
+    weights = balancer.applied(values, gramian)
+    leaves = [x.detach() for x in maps]
+    kernels.dispatch.combine(leaves, by_task, weights)
+    torch.autograd.backward([*maps, *terms.values()], [*(leaf.grad for leaf in leaves), *[None] * len(terms)])
+    kernels.dispatch.combine(heads, [found[len(maps):] for found in gradients], balancer.head_weights(weights))
+    return weights, gramian
+
+
+def parts(balancer, model):
+    """Parameters that are balanced, and those that belong to a task."""
+    shared = list(model.shared_parameters())
+    own = model.task_parameters
+    if balancer.attention == "shared":
+        shared += [p for task in balancer.tasks for p in model.attention_parameters(task)]
+        own = model.head_parameters
+    return shared, [p for task in balancer.tasks for p in own(task)]
+
+
+def look_again(balancer, model, losses):
+    """`losses()` once more, after the update; batch norm's running statistics do not see it."""
+    kept = [buffer.clone() for buffer in model.buffers()]
+    with torch.no_grad():
+        balancer.look_again(torch.stack(losses()))
+    for buffer, value in zip(model.buffers(), kept, strict=True):
+        buffer.copy_(value)
 
 
 def passes(balancer, terms):
-    """Backward passes a step, given the names of the objective's terms."""
-    return 1 if balancer.needs == "losses" else len(balancer.tasks) + bool(terms)
+    """Whole backward passes a step, given the names of the objective's terms."""
+    return len(balancer.tasks) + bool(terms) if balancer.needs == "gramian" else 1

@@ -1,0 +1,70 @@
+"""What a run's weights and Gramians say: a line of balance.csv an epoch, and the step at which something broke.
+
+Means over an epoch's steps, all from the T x T numbers of a step (Aligned-MTL, arXiv 2305.19000, section 3.2; gradients
+as they come, before balancing):
+
+    weight_<task>                  what the task's gradient was multiplied by
+    norm_<task>                    its gradient's norm
+    cosine_<a>_<b>                 of two tasks' gradients
+    similarity_<a>_<b>             of their magnitudes, 2 n_a n_b / (n_a^2 + n_b^2)
+    conflict                       share of pairs with a negative cosine
+    condition                      largest over smallest singular value (of those that count)
+    update                         norm of the weighted sum
+    residual                       how far the method's own problem was from solved, where it solves one
+
+Methods that need no Gramian leave their weights alone.
+"""
+
+import itertools
+
+import torch
+
+COUNTS = 3e-9              # singular values count above this share of T times the largest, squared
+
+
+class Record:
+    """The steps of one epoch; nothing waits for the device before `line`."""
+
+    def __init__(self, tasks):
+        self.tasks, self.steps = tasks, []
+
+    def add(self, weights, gramian, residual):
+        self.steps.append((weights.double(), gramian, residual))
+
+    def line(self):
+        """{column: mean over the epoch}; the next epoch starts empty."""
+        weights, gramians, residuals = zip(*self.steps, strict=True)
+        weights, there = torch.stack(weights), [i for i, g in enumerate(gramians) if g is not None]
+        columns = {f"weight_{task}": weights[:, i] for i, task in enumerate(self.tasks)}
+        if there:
+            columns |= statistics(self.tasks, weights[there], torch.stack([gramians[i] for i in there]))
+        if found := [r for r in residuals if r is not None]:
+            columns["residual"] = torch.stack(found)
+        self.steps = []
+        return dict(zip(columns, torch.stack([values.double().mean() for values in columns.values()]).tolist(),
+                        strict=True))
+
+    def broken(self, step):
+        """The numbers of one step, as plain lists."""
+        weights, gramian, _ = self.steps[step]
+        return {"tasks": list(self.tasks), "weights": weights.tolist(),
+                "gramian": None if gramian is None else gramian.tolist()}
+
+
+def statistics(tasks, weights, gramians):
+    """weights (S, T), gramians (S, T, T) float64 -> {column: (S,)}."""
+    square = gramians.diagonal(dim1=1, dim2=2).clamp_min(0)
+    norms = square.sqrt()
+    pairs = list(itertools.combinations(range(len(tasks)), 2))
+    columns = {f"norm_{task}": norms[:, i] for i, task in enumerate(tasks)}
+    cosines = [gramians[:, i, j] / (norms[:, i] * norms[:, j]).clamp_min(1e-300) for i, j in pairs]
+    alike = [2 * norms[:, i] * norms[:, j] / (square[:, i] + square[:, j]).clamp_min(1e-300) for i, j in pairs]
+    for name, values in (("cosine", cosines), ("similarity", alike)):
+        columns |= {f"{name}_{tasks[i]}_{tasks[j]}": v for (i, j), v in zip(pairs, values, strict=True)}
+    if pairs:
+        columns["conflict"] = torch.stack(cosines).lt(0).double().mean(0)
+    values = torch.linalg.eigvalsh(gramians)
+    counted = torch.where(values > COUNTS * len(tasks) * values[:, -1:], values, torch.inf)
+    columns["condition"] = (values[:, -1] / counted.amin(1)).sqrt()
+    columns["update"] = torch.einsum("si,sij,sj->s", weights, gramians, weights).clamp_min(0).sqrt()
+    return columns

@@ -1,0 +1,7 @@
+"""Aligned-MTL-UB (Senushkin et al. 2023, arXiv 2305.19000, section 3.4): on the last shared features."""
+
+from pipeline.balancers import aligned_mtl
+
+
+class Balancer(aligned_mtl.Balancer):
+    needs = "features"

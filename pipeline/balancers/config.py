@@ -1,0 +1,30 @@
+"""ConFIG, conflict-free inverse gradients (Liu, Chu & Thuerey 2024, arXiv 2408.11104, Eq. 2 and 3).
+
+The direction with the same cosine to every gradient, x = pinv(U) 1 with U the unit gradients, times the sum of the
+gradients' projections on it. Of the Gramian alone, with the cosines C: x = sum (C^-1 1)_t u_t.
+"""
+
+import torch
+
+from pipeline import balancers
+from pipeline.balancers.mgda import norms_of
+
+TOLERANCE = 1e-9           # of the pseudo-inverse, relative to the largest eigenvalue of the cosines
+
+
+class Balancer(balancers.Balancer):
+    needs = "gramian"
+
+    def weights(self, losses, gramian):
+        norms = norms_of(gramian)
+        there = norms > 0
+        unit = torch.where(there, norms, 1)
+        cosines = gramian / unit[..., None] / unit[..., None, :]
+        finite = cosines.isfinite().all()
+        values, vectors = torch.linalg.eigh(torch.where(finite, cosines, 0))
+        inverse = torch.where(values > TOLERANCE * values[..., -1:], 1 / values, 0)
+        y = (vectors * inverse[..., None, :] @ (vectors.mT @ there.to(values))[..., None])[..., 0]
+        along = (cosines @ y[..., None])[..., 0]
+        length = (y * along).sum(-1, keepdim=True)
+        factor = torch.where(length > 0, (norms * along).sum(-1, keepdim=True) / length, 0)
+        return torch.where(finite, factor * y / unit, torch.nan)

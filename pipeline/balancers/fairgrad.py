@@ -1,0 +1,60 @@
+"""FairGrad (Ban & Ji 2024, arXiv 2402.15638, Eq. 9): weights a > 0 with M a = a^(-1/exponent), elementwise.
+
+That is where the gradient of a' M a / 2 - sum psi(a_t), psi' = a^(-1/exponent), vanishes: a convex problem, solved by
+Newton's method with a line search. exponent 1 is proportional fairness (Nash-MTL), infinity would be max-min.
+"""
+
+import torch
+
+from pipeline import balancers
+from pipeline.balancers.mgda import norms_of
+
+STEPS, RIDGE = 60, 1e-10   # of Newton's method; on the cosines, so that opposed gradients have finite weights
+FACTORS = torch.tensor([1.0, 0.5, 0.2, 0.05, 0.01])
+
+
+class Balancer(balancers.Balancer):
+    needs = "gramian"
+
+    def __init__(self, tasks, *, exponent=2.0, **common):
+        super().__init__(tasks, **common)
+        if not exponent > 0:
+            raise ValueError(f"`exponent` is {exponent}; it should be positive")
+        self.exponent = float(exponent)
+
+    def weights(self, losses, gramian):
+        weights, self.residual = fair(gramian, self.exponent)
+        return weights
+
+
+def fair(gramian, exponent):
+    """(..., T, T) -> weights (..., T), 0 for a zero gradient; residual (...,): largest |a_t^(1/e) (M a)_t - 1|.
+
+    Variables are scaled by what a task alone would get, d = n^(-2e / (1 + e)), n the norms, so that scales do not
+    matter: with a = d b, s = d n and the cosines C, row t reads sum_u s_t C_tu s_u b_u = s_t^2 b_t^(-1/e).
+    """
+    tasks, power, norms = gramian.shape[-1], 1 / exponent, norms_of(gramian)
+    there = norms > 0
+    unit = torch.where(there, norms, 1)
+    scale = unit ** (-2 * exponent / (1 + exponent))
+    eye = torch.eye(tasks, dtype=gramian.dtype, device=gramian.device)
+    cosines = gramian / unit[..., None] / unit[..., None, :]
+    cosines = torch.where(there[..., None] & there[..., None, :], cosines, eye) + RIDGE * eye
+    s = unit * scale / (unit * scale).amax(-1, keepdim=True)
+    a, c, factors = cosines * s[..., None] * s[..., None, :], s * s, FACTORS.to(s)[:, None]
+    b = torch.full_like(norms, tasks ** (-exponent / (1 + exponent)))
+    for _ in range(STEPS):
+        slope = (a @ b[..., None])[..., 0] - c * b**-power
+        curvature = a + torch.diag_embed(c * power * b ** (-power - 1))
+        step = -torch.linalg.solve_ex(curvature, slope[..., None])[0][..., 0]
+        relative = step / b
+        longest = (-0.9 / relative.amin(-1)).where(relative.amin(-1) < -0.9, 1)      # b stays positive
+        tries = b[..., None, :] + factors * (longest[..., None] * step)[..., None, :]
+        psi = tries.log() if power == 1 else tries ** (1 - power) / (1 - power)
+        merit = (tries * (tries @ a)).sum(-1) / 2 - (c[..., None, :] * psi).sum(-1)
+        best = torch.where(relative.abs().amax(-1) < 0.1, 0, merit.argmin(-1))       # there Newton's own step is best
+        b = tries.gather(-2, best[..., None, None].expand(*best.shape, 1, tasks))[..., 0, :]
+        if b.device.type == "cpu" and not (relative.abs() > 1e-12).any():
+            break
+    off = ((a @ b[..., None])[..., 0] * b**power / c - 1).abs()
+    return torch.where(there, scale * b, 0), torch.where(there, off, 0).amax(-1)

@@ -1,0 +1,28 @@
+"""FAMO, fast adaptive multitask optimisation (Liu et al. 2023, arXiv 2306.03792, Algorithm 1), without gradients.
+
+With z = softmax(w) the step follows sum z_t log L_t over sum z_t / L_t; w then follows the change of the log losses on
+the same batch, measured by a second forward pass after the update. The losses' minima are taken as 0.
+"""
+
+import torch
+
+from pipeline import balancers
+
+
+class Balancer(balancers.Learned):
+    looks_again = True
+    state = (*balancers.Learned.state, "before")
+
+    def __init__(self, tasks, *, lr=0.025, decay=1e-3, **common):
+        super().__init__(tasks, 0.0, lr, decay, **common)
+        self.before = torch.ones(len(tasks), device=self.device)
+
+    def weights(self, losses, gramian):
+        self.before.copy_(losses.clamp_min(balancers.TINY))
+        share = self.learned.softmax(0) / self.before
+        return share / share.sum()
+
+    def look_again(self, losses):
+        z = self.learned.softmax(0)
+        fall = (self.before / losses.clamp_min(balancers.TINY)).log()
+        self.learn(z * (fall - (z * fall).sum()))

@@ -1,0 +1,33 @@
+"""GradNorm (Chen et al. 2018, arXiv 1711.02257, Algorithm 1): gradients of the last shared layer get equal norms.
+
+With N_t = w_t |grad_W L_t|, W the weight of the last shared convolution, and r_t the relative inverse training rate, w
+follows the gradient of sum |N_t - mean(N) r_t^alpha|, the target held constant, and is scaled to sum T. The network's
+loss uses the w before that step. The released Aligned-MTL code swaps two tasks' weights and counts gradients twice;
+neither is offered.
+"""
+
+import torch
+
+from pipeline import balancers
+
+
+class Balancer(balancers.Learned):
+    needs = "layer"
+    state = (*balancers.Learned.state, "first")
+
+    def __init__(self, tasks, *, alpha=1.5, lr=0.025, **common):
+        super().__init__(tasks, 1.0, lr, **common)
+        if not alpha >= 0:
+            raise ValueError(f"`alpha` is {alpha}; it should be 0 or more")
+        self.alpha, self.first = alpha, None
+
+    def weights(self, losses, gramian):
+        weights = self.learned.clone()
+        self.first = losses if self.first is None else self.first
+        plain = gramian.diagonal().sqrt()
+        norms = weights * plain
+        rate = losses / self.first
+        target = norms.mean() * (rate / rate.mean()) ** self.alpha
+        self.learn(torch.sign(norms - target) * plain)
+        self.learned.mul_(len(losses) / self.learned.sum())
+        return weights

@@ -1,0 +1,53 @@
+"""IMTL, impartial multi-task learning (Liu et al. 2021, ICLR): the update has equal projections on all unit gradients.
+
+`part: G` (Algorithm 1, the tables' row): weights M^-1 n, n the norms, scaled to sum 1; they may be negative. `part: L`:
+losses e^s L - s with s learned. `part: hybrid`: G on the gradients of L's losses, heads follow L's. A zero gradient has
+weight 0 in G.
+"""
+
+import torch
+
+from pipeline import balancers
+from pipeline.balancers.mgda import norms_of
+
+RIDGE = 1e-12              # on cosines: where the hull holds zero, the weights that make zero
+
+
+class Balancer(balancers.Learned):
+    def __init__(self, tasks, *, part="G", lr=None, **common):
+        balancers.choose("part", part, ("G", "L", "hybrid"))
+        self.part, self.needs = part, "losses" if part == "L" else "gramian"
+        super().__init__(tasks, 0.0, lr, **common)
+        self.factors = torch.ones_like(self.learned)
+
+    def weights(self, losses, gramian):
+        if self.part == "G":
+            return self.impartial(gramian)
+        factors = self.learned.exp()
+        self.learn(factors * losses - 1)
+        if self.part == "L":
+            return factors
+        self.factors = factors
+        return factors * self.impartial(gramian * factors * factors[:, None])
+
+    def impartial(self, gramian):
+        """(..., T, T) -> (..., T)."""
+        norms = norms_of(gramian)
+        there = norms > 0
+        unit = torch.where(there, norms, 1)
+        cosines = gramian / unit[..., None] / unit[..., None, :]
+        eye = torch.eye(gramian.shape[-1], dtype=gramian.dtype, device=gramian.device)
+        cosines = torch.where((there[..., None] & there[..., None, :]), cosines, eye) + RIDGE * eye
+        least = torch.where(there, norms, torch.inf).amin(-1, keepdim=True)
+        ones = torch.ones_like(norms)[..., None]
+        weights = torch.where(there, torch.linalg.solve_ex(cosines, ones)[0][..., 0] * (least / unit), 0)
+        total = weights.sum(-1, keepdim=True)
+        weights = torch.where(total == 0, 1 / gramian.shape[-1], weights / total)
+        projections = (gramian @ weights[..., None])[..., 0] / unit
+        self.residual = (torch.where(there, projections, -torch.inf).amax(-1)
+                         - torch.where(there, projections, torch.inf).amin(-1)) / least[..., 0]
+        return weights
+
+    def head_weights(self, weights):
+        return self.factors.to(weights) if self.part == "hybrid" and self.heads == "own" else super(
+            ).head_weights(weights)

@@ -1,0 +1,26 @@
+"""Nash-MTL (Navon et al. 2022, arXiv 2202.01017, Eq. 3): the Nash bargaining solution, weights a > 0 with M a = 1 / a.
+
+FairGrad's equation at exponent 1. The released solvers linearise it and, unbounded, silently keep the weights of the
+step before; here it is solved exactly. The update's norm is sqrt(T); `clip: 1.0` is the original code's bound on it.
+`period` is its update_weights_every.
+"""
+
+from pipeline import balancers
+from pipeline.balancers.fairgrad import fair
+
+
+class Balancer(balancers.Balancer):
+    needs = "gramian"
+
+    def __init__(self, tasks, *, clip=None, **common):
+        super().__init__(tasks, **common)
+        if clip is not None and not clip > 0:
+            raise ValueError(f"`clip` is {clip}; it should be positive, or null for none")
+        self.clip = clip
+
+    def weights(self, losses, gramian):
+        weights, self.residual = fair(gramian, 1.0)
+        if self.clip is None:
+            return weights
+        norm = (weights @ gramian @ weights).clamp_min(0).sqrt()
+        return weights * (self.clip / norm.clamp_min(self.clip))

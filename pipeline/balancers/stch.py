@@ -1,0 +1,29 @@
+"""STCH, smooth Tchebycheff scalarisation (Lin et al. 2024, arXiv 2402.19078, with log losses as its released code).
+
+T mu log sum_t exp(log(L_t / nadir_t) / mu): the worst task leads, softly. The nadir is the mean loss of the epoch after
+`warmup` epochs of the sum of log losses; until it is known the sum of log losses is what is trained.
+"""
+
+import torch
+
+from pipeline import balancers
+
+
+class Balancer(balancers.Balancer):
+    state = (*balancers.Balancer.state, "nadir")
+
+    def __init__(self, tasks, *, mu=1.0, warmup=4, **common):
+        super().__init__(tasks, **common)
+        if not mu > 0 or warmup < 0:
+            raise ValueError(f"`mu` is {mu} and `warmup` {warmup}; they should be positive, and 0 or more epochs")
+        self.mu, self.warmup, self.nadir = mu, warmup, None
+
+    def start_epoch(self, history):
+        if self.nadir is None and len(history) > self.warmup:
+            self.nadir = torch.tensor(history[self.warmup], device=self.device)
+
+    def weights(self, losses, gramian):
+        losses = losses.clamp_min(balancers.TINY)
+        if self.nadir is None:
+            return 1 / losses
+        return len(losses) * torch.softmax((losses / self.nadir).log() / self.mu, 0) / losses

@@ -1,10 +1,14 @@
 """Balancers: what lands in every `.grad`, and a whole training by way of the Gramian."""
 
 import csv
+import itertools
+import pickle
+import re
 
 import pytest
 import torch
 
+import models
 from kernels import reference
 from pipeline import balancers, evaluate, params, train
 from pipeline.problem import Problem
@@ -24,8 +28,8 @@ class Toy(torch.nn.Module):
     def losses(self, x):
         hidden = self.first(x).tanh()
         full, bare = self.second(hidden), hidden @ self.second.weight.T
-        self.last = full
-        return [factor * self.heads[task](bare if task == "two" else full).square().mean()
+        self.features = {task: {"last": bare if task == "two" else full} for task in TASKS}
+        return [factor * self.heads[task](self.features[task]["last"]).square().mean()
                 for factor, task in zip((1.0, 5.0, 0.3), TASKS, strict=True)]
 
     def shared_parameters(self):
@@ -40,13 +44,143 @@ class Toy(torch.nn.Module):
         return self.second.weight
 
 
+METHODS = [name for name in params.BALANCERS if name not in params.ALIASES]
+
+
+def train_toy(name, steps, balancer=None, model=None, start=0, **options):
+    """(model, balancer) after some steps of Adam on fresh batches, as the loop does them."""
+    model = model or Toy()
+    balancer = balancer or balancers.load(name, TASKS, **options)
+    optimiser = torch.optim.SGD(model.parameters(), 0.02)
+    for k in range(start, start + steps):
+        if k % 20 == 0:
+            balancer.start_epoch([[1 / (e + 1), 2.0, 1 + e / 2] for e in range(k // 20)])
+        x = torch.randn(6, 5, generator=torch.Generator().manual_seed(k))
+        losses = model.losses(x)
+        optimiser.zero_grad(set_to_none=True)
+        weights, gramian = balancers.backward(balancer, model, losses, {}, model.features)
+        assert weights.shape == (3,) and weights.isfinite().all() and (gramian is None) == (balancer.needs == "losses")
+        assert all(p.grad is not None for p in model.parameters())
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        if balancer.looks_again:
+            balancers.look_again(balancer, model, lambda model=model, x=x: model.losses(x))
+    return model, balancer
+
+
+def flat(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_no_two_methods_take_the_same_path():
+    ends = {name: flat(train_toy(name, 200)[0]) for name in METHODS}
+    assert all(end.isfinite().all() for end in ends.values())
+    alike = [(a, b) for a, b in itertools.combinations(METHODS, 2) if (ends[a] - ends[b]).abs().max() < 1e-4]
+    assert not alike
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_resumed_method_ends_with_the_same_bits(name):
+    whole, _ = train_toy(name, 60)
+    model, first = train_toy(name, 30)
+    second = balancers.load(name, TASKS, seed=99)
+    second.load_state_dict(pickle.loads(pickle.dumps(first.state_dict())))
+    resumed, _ = train_toy(name, 30, second, model, start=30)
+    assert torch.equal(flat(whole), flat(resumed))
+
+
+# -- options that every method has
+
+def one_step(name, **options):
+    model = Toy()
+    losses = model.losses(torch.randn(6, 5, generator=torch.Generator().manual_seed(1)))
+    weights, _ = balancers.backward(balancers.load(name, TASKS, **options), model, losses, {}, model.features)
+    return model, weights.double()
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("policy", ["own", "weighted"])
+def test_heads_follow_their_policy(name, policy):
+    model, weights = one_step(name, heads=policy)
+    sizes = [sum(p.numel() for p in model.head_parameters(task)) for task in TASKS]
+    own = own_gradients(heads)
+    expected = own.sum(0) if policy == "own" else (weights.repeat_interleave(torch.tensor(sizes)) * own.sum(0))
+    torch.testing.assert_close(grad(heads(model)), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("db_mtl", "graddrop")])
+def test_shared_gradient_is_the_weighted_sum(name):
+    model, weights = one_step(name)
+    torch.testing.assert_close(grad(shared(model)), weights @ own_gradients(shared), rtol=2e-4, atol=2e-5)
+
+
+def test_preference_multiplies_the_losses_before_the_method_sees_them():
+    j, p = own_gradients(shared), torch.tensor([1.0, 3.0, 0.5], dtype=torch.float64)
+    _, weights = one_step("mgda", preference={"two": 3.0, "three": 0.5})
+    exact, _ = reference.min_norm((p[:, None] * j) @ (p[:, None] * j).T)
+    torch.testing.assert_close(weights, p * exact, rtol=1e-4, atol=1e-6)
+    assert one_step("uniform", preference={"two": 3.0})[1].tolist() == [1, 3, 1]
+
+
+@pytest.mark.parametrize("scale, total", [("sum", 3), ("mean", 1)])
+def test_weights_add_up(scale, total):
+    for name in ("uniform", "nash_mtl", "mgda", "aligned_mtl", "dwa"):
+        assert one_step(name, scale=scale)[1].abs().sum().item() == pytest.approx(total)
+
+
+def test_period_keeps_the_weights_between():
+    counted = balancers.load("mgda", TASKS, period=3)
+    seen = []
+    for k in range(7):
+        model = Toy()
+        losses = model.losses(torch.randn(6, 5, generator=torch.Generator().manual_seed(k)))
+        weights, gramian = balancers.backward(counted, model, losses, {}, {})
+        seen.append((weights.tolist(), gramian is not None))
+    assert [new for _, new in seen] == [True, False, False, True, False, False, True]
+    assert seen[0][0] == seen[1][0] == seen[2][0] != seen[3][0]
+
+
+def test_mtan_attention_is_its_tasks_or_shared():
+    model = models.load("mtan", {"semantic": 3, "depth": 1}, width=0.0625)
+    names = ["semantic", "depth"]
+    own, shared_too = (balancers.parts(balancers.load("mgda", names, attention=kind), model) for kind in (
+        "own", "shared"))
+    branches = sum(p.numel() for task in names for p in model.attention_parameters(task))
+    counts = [[sum(p.numel() for p in part) for part in parts] for parts in (own, shared_too)]
+    assert branches > 0 and counts[1][0] - counts[0][0] == counts[0][1] - counts[1][1] == branches
+    assert sum(counts[0]) == sum(counts[1]) == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name, options, words", [
+    ("mgda", {"heads": "both"}, "`heads` is 'both'"), ("mgda", {"period": 0}, "`period` is 0"),
+    ("mgda", {"preference": {"four": 1.0}}, "one, two, three"), ("mgda", {"preference": {"one": 0.0}}, "positive"),
+    ("cagrad", {"c": 1.5}, "`c` is 1.5"), ("aligned_mtl", {"mode": "max"}, "min, median, rmse"),
+    ("fairgrad", {"exponent": 0}, "`exponent` is 0"), ("dwa", {"window": 0}, "`window` 0"),
+    ("uncertainty", {"lr": -1.0}, "`lr` is -1.0"), ("gradvac", {"beta": 2}, "`beta` is 2"),
+    ("graddrop", {"leak": 1.1}, "`leak` is 1.1"), ("imtl", {"part": "X"}, "G, L, hybrid"),
+    ("stch", {"mu": 0}, "`mu` is 0"), ("gradnorm", {"alpha": -1}, "`alpha` is -1"), ("si", {"offset": -1}, "`offset`"),
+    ("db_mtl", {"beta": 2}, "`beta` is 2"), ("nash_mtl", {"clip": 0}, "`clip` is 0")])
+def test_options_out_of_range_are_sentences(name, options, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        balancers.load(name, TASKS, **options)
+
+
+def test_second_look_leaves_batch_norm_alone():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    before = [b.clone() for b in model.buffers()]
+    balancer = balancers.load("famo", ["one"])
+    balancers.look_again(balancer, model, lambda: [model(torch.randn(5, 3)).square().mean()])
+    assert all(torch.equal(a, b) for a, b in zip(before, model.buffers(), strict=True))
+
+
+# -- what lands in .grad
+
 def step(name, with_terms=False):
     """(model, weights applied) after one `backward`."""
     model = Toy()
     losses = model.losses(torch.randn(6, 5, generator=torch.Generator().manual_seed(1)))
     terms = {"distance": model.second.weight.square().sum()} if with_terms else {}
-    features = {task: {"last": model.last} for task in TASKS}
-    weights, _ = balancers.backward(balancers.load(name, TASKS), model, losses, terms, features)
+    weights, _ = balancers.backward(balancers.load(name, TASKS), model, losses, terms, model.features)
     return model, weights
 
 

@@ -60,12 +60,14 @@ class Balancer:
         raise NotImplementedError
 
     def applied(self, losses, gramian):
-        """`weights` under the options `preference` and `scale`."""
+        """`weights` under the options `preference` and `scale`; NaN if the Gramian is not finite."""
         if self.prefers:
             weights = self.weights(losses, gramian)
         else:
             p = self.preference
             weights = p * self.weights(p * losses, None if gramian is None else gramian * p * p[:, None])
+        if gramian is not None:
+            weights = torch.where(gramian.isfinite().all(), weights, torch.nan)
         if self.scale == "own":
             return weights
         return weights * ((len(self.tasks) if self.scale == "sum" else 1) / weights.abs().sum())

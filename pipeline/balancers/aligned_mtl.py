@@ -30,8 +30,7 @@ class Balancer(balancers.Balancer):
 
 def aligned(gramian, preference, mode, tolerance):
     """(..., T, T), (T,) -> (..., T); the preference itself where every gradient is zero."""
-    finite = gramian.isfinite().all(-1).all(-1)[..., None]
-    values, vectors = torch.linalg.eigh(torch.where(finite[..., None], gramian, 0))      # rising; it would raise
+    values, vectors = torch.linalg.eigh(gramian.nan_to_num())             # rising; it raises on what is not finite
     tasks, largest = values.shape[-1], values[..., -1:]
     kept = (values > tolerance * tasks * largest) & (largest > 0)
     if mode == "min":
@@ -43,4 +42,4 @@ def aligned(gramian, preference, mode, tolerance):
         target = torch.where(kept, values, 0).sum(-1, keepdim=True) / kept.sum(-1, keepdim=True)
     root = torch.where(kept, (target / values.where(kept, 1)).sqrt(), 0)
     weights = ((vectors * root[..., None, :]) @ (vectors.mT @ preference)[..., None])[..., 0]
-    return torch.where(finite, torch.where(kept.any(-1, keepdim=True), weights, preference), torch.nan)
+    return torch.where(kept.any(-1, keepdim=True), weights, preference)

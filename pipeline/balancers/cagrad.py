@@ -31,7 +31,7 @@ class Balancer(balancers.Balancer):
 
 
 def averse(gramian, c):
-    """(..., T, T) -> (..., T); 1 / T where c or the mean gradient is zero; NaN where a gradient is not finite."""
+    """(..., T, T) -> (..., T); 1 / T where c or the mean gradient is zero."""
     tasks, trace = gramian.shape[-1], gramian.diagonal(dim1=-2, dim2=-1).sum(-1)
     m = gramian / torch.where(trace > 0, trace, 1)[..., None, None]
     to_mean = m.mean(-1)
@@ -70,4 +70,4 @@ def averse(gramian, c):
         low, high = torch.where(above, tau, low), torch.where(above, high, tau)
         w_low, w_high = torch.where(above[..., None], w, w_low), torch.where(above[..., None], w_high, w)
     weights = 1 / tasks + w / tau[..., None]
-    return torch.where(still[..., None], torch.where(trace.isfinite()[..., None], 1 / tasks, torch.nan), weights)
+    return torch.where(still[..., None], 1 / tasks, weights)

@@ -20,11 +20,10 @@ class Balancer(balancers.Balancer):
         there = norms > 0
         unit = torch.where(there, norms, 1)
         cosines = gramian / unit[..., None] / unit[..., None, :]
-        finite = cosines.isfinite().all()
-        values, vectors = torch.linalg.eigh(torch.where(finite, cosines, 0))
+        values, vectors = torch.linalg.eigh(cosines.nan_to_num())          # it raises on what is not finite
         inverse = torch.where(values > TOLERANCE * values[..., -1:], 1 / values, 0)
         y = (vectors * inverse[..., None, :] @ (vectors.mT @ there.to(values))[..., None])[..., 0]
         along = (cosines @ y[..., None])[..., 0]
         length = (y * along).sum(-1, keepdim=True)
         factor = torch.where(length > 0, (norms * along).sum(-1, keepdim=True) / length, 0)
-        return torch.where(finite, factor * y / unit, torch.nan)
+        return factor * y / unit

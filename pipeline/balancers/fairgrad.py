@@ -9,7 +9,7 @@ import torch
 from pipeline import balancers
 from pipeline.balancers.mgda import norms_of
 
-STEPS, RIDGE = 60, 1e-10   # of Newton's method; on the cosines, so that opposed gradients have finite weights
+STEPS, RIDGE = 60, 1e-12   # of Newton's method; on the cosines, so that opposed gradients have finite weights
 FACTORS = torch.tensor([1.0, 0.5, 0.2, 0.05, 0.01])
 
 
@@ -42,7 +42,9 @@ def fair(gramian, exponent):
     cosines = torch.where(there[..., None] & there[..., None, :], cosines, eye) + RIDGE * eye
     s = unit * scale / (unit * scale).amax(-1, keepdim=True)
     a, c, factors = cosines * s[..., None] * s[..., None, :], s * s, FACTORS.to(s)[:, None]
-    b = torch.full_like(norms, tasks ** (-exponent / (1 + exponent)))
+    # equal shares, of the size that solves the sum of the rows
+    b = (c.sum(-1, keepdim=True) / a.sum((-2, -1))[..., None]) ** (exponent / (1 + exponent)) * torch.ones_like(norms)
+    before = torch.inf
     for _ in range(STEPS):
         slope = (a @ b[..., None])[..., 0] - c * b**-power
         curvature = a + torch.diag_embed(c * power * b ** (-power - 1))
@@ -54,7 +56,10 @@ def fair(gramian, exponent):
         merit = (tries * (tries @ a)).sum(-1) / 2 - (c[..., None, :] * psi).sum(-1)
         best = torch.where(relative.abs().amax(-1) < 0.1, 0, merit.argmin(-1))       # there Newton's own step is best
         b = tries.gather(-2, best[..., None, None].expand(*best.shape, 1, tasks))[..., 0, :]
-        if b.device.type == "cpu" and not (relative.abs() > 1e-12).any():
-            break
+        if b.device.type == "cpu":                         # elsewhere that would wait for the device
+            change = relative.abs().amax(-1)
+            if not ((change > 1e-8) & ((change > 1e-2) | (change < before / 2))).any():      # solved, or rounding
+                break
+            before = change
     off = ((a @ b[..., None])[..., 0] * b**power / c - 1).abs()
     return torch.where(there, scale * b, 0), torch.where(there, off, 0).amax(-1)

@@ -2,6 +2,8 @@
 
 From each gradient what conflicts with another one is projected away, one after the other in a random order drawn for
 each task and step; the results are summed. Everything lies in the gradients' span: on the Gramian, as coefficients.
+`epsilon` is added to the squared norm that is divided by; the released codes' 1e-5 lets the update slide along the
+Pareto front, where the projected gradients cancel.
 """
 
 import torch
@@ -12,8 +14,14 @@ from pipeline import balancers
 class Balancer(balancers.Balancer):
     needs = "gramian"
 
+    def __init__(self, tasks, *, epsilon=0.0, **common):
+        super().__init__(tasks, **common)
+        if not epsilon >= 0:
+            raise ValueError(f"`epsilon` is {epsilon}; it should be 0 or more")
+        self.epsilon = epsilon
+
     def weights(self, losses, gramian):
-        return projected(gramian, orders(gramian.shape[-1], self.generator).to(gramian.device))
+        return projected(gramian, orders(gramian.shape[-1], self.generator).to(gramian.device), self.epsilon)
 
 
 def orders(tasks, generator):
@@ -22,14 +30,14 @@ def orders(tasks, generator):
     return torch.tensor(rows, dtype=torch.long).view(tasks, tasks - 1)
 
 
-def projected(gramian, orders):
+def projected(gramian, orders, epsilon=0.0):
     """(..., T, T), (T, T - 1) -> (..., T). All tasks take their next projection at once; each uses originals only."""
     tasks = gramian.shape[-1]
-    square = gramian.diagonal(dim1=-2, dim2=-1)
+    square = gramian.diagonal(dim1=-2, dim2=-1) + epsilon
     coefficients = torch.eye(tasks, dtype=gramian.dtype, device=gramian.device).expand(gramian.shape).clone()
     for other in orders.T:
         along = (coefficients * gramian[..., other, :]).sum(-1)
         length = square[..., other]
         away = torch.where(along < 0, along / torch.where(length > 0, length, 1), 0)
         coefficients[..., torch.arange(tasks), other] -= away
-    return coefficients.sum(-2) + 0 * square.sum(-1, keepdim=True)     # NaN where a gradient is
+    return coefficients.sum(-2)

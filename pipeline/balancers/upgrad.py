@@ -25,8 +25,6 @@ def unconflicting(gramian, preference):
     """(T, T), (T,) float64 arrays -> weights (T,), NaN if not solved; residual: the worst cosine below zero."""
     tasks, norms = len(gramian), np.sqrt(gramian.diagonal())
     unit = np.where(norms > 0, norms, 1)
-    if not np.isfinite(gramian).all():
-        return np.full(tasks, np.nan), torch.tensor(torch.nan, dtype=torch.float64)
     cosines, weights, worst = gramian / unit / unit[:, None], np.zeros(tasks), 0.0
     np.fill_diagonal(cosines, 1)
     for i in range(tasks):

@@ -37,7 +37,8 @@ LAYERS = [
     [f"pipeline.balancers.{name}" for name in ("mgda_ub", "aligned_mtl_ub", "imtl", "fairgrad", "cagrad", "config",
                                                "upgrad", "db_mtl", "gradvac")],
     ["pipeline.balancers.nash_mtl"],
-    ["pipeline.prepare", "pipeline.train", "pipeline.features", "pipeline.evaluate", "pipeline.table"],
+    ["pipeline.prepare", "pipeline.train", "pipeline.features", "pipeline.evaluate", "pipeline.table",
+     "pipeline.toy"],
 ]
 # Code that decides no number: messages, where things run and lie, the check of params.yaml (whose sections DVC tracks).
 NUMBERLESS = {"pipeline", "pipeline.problem", "pipeline.progress", "pipeline.device", "pipeline.checkpoint",
@@ -173,11 +174,13 @@ def project(tmp_path_factory):
     for name, stage in STAGES.items():
         outs = [path for kind in ("outs", "metrics", "plots") for path in paths(stage.get(kind, []))]
         stages[name] = stage | {"cmd": " ".join([sys.executable, "stub.py", "-d", *stage["deps"], "-o", *outs, "-p",
-                                                 *stage["params"]])}
+                                                 *stage.get("params", [])])}
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     # one architecture is enough here, and halves the time
     params = re.sub(r"^models: .*", "models: [segnet]", (ROOT / "params.yaml").read_text(), flags=re.M)
     params = re.sub(r"^baselines: .*", "baselines: [uniform, other]", params, flags=re.M)
+    params = re.sub(r"  rows: \[.*?\]", "  rows: []", params, flags=re.S)
+    (folder / "out/wide").mkdir(parents=True)
     (folder / "params.yaml").write_text(params.replace("\nmethods:", "\nmethods:" + ROW.format("other")))
     assert repro(folder) == EVERYTHING
     return folder
@@ -195,25 +198,29 @@ FEATURES = {stage.replace("teacher", "features") for stage in TEACHERS}
 JUDGED = {"evaluate-" + stage for stage in TEACHERS}
 BASELINES = {f"{verb}@segnet-{row}-0" for verb in ("baseline", "evaluate-baseline") for row in ("uniform", "other")}
 STUDENT = {"student@segnet-ours-0", "evaluate-student@segnet-ours-0"}
-EVERYTHING = {"prepare", "table"} | TEACHERS | FEATURES | JUDGED | BASELINES | STUDENT
+TABLES = {"table", "table-balancers"}
+RUNS = TEACHERS | FEATURES | JUDGED | BASELINES | STUDENT
+EVERYTHING = {"prepare", "toy"} | RUNS | TABLES
 ROW = "\n  {0}:\n    title: {0}\n    objective: supervised\n    balancer: uniform"
 EDITS = {
-    "lambda": ([("semantic: 1.0, depth: 1.0", "semantic: 1.0, depth: 3.0")], STUDENT | {"table"}),
-    "epochs": ([("        epochs: 11", "        epochs: 12")], EVERYTHING - {"prepare"}),
-    "data-size": ([("train: 400", "train: 401")], EVERYTHING),
+    "lambda": ([("semantic: 1.0, depth: 1.0", "semantic: 1.0, depth: 3.0")], STUDENT | TABLES),
+    "epochs": ([("        epochs: 11", "        epochs: 12")], RUNS | TABLES),
+    "data-size": ([("train: 400", "train: 401")], EVERYTHING - {"toy"}),
     "method-added": ([("baselines: [", "baselines: [more, "), ("\nmethods:", "\nmethods:" + ROW.format("more"))],
-                     {"baseline@segnet-more-0", "evaluate-baseline@segnet-more-0", "table"}),
-    "method-reordered": ([("baselines: [uniform, other]", "baselines: [other, uniform]")], {"table"}),
+                     {"baseline@segnet-more-0", "evaluate-baseline@segnet-more-0"} | TABLES),
+    "method-reordered": ([("baselines: [uniform, other]", "baselines: [other, uniform]")], TABLES),
     # the order of tasks is the order of the losses
     "tasks-reordered": ([("tasks: [semantic, depth, normal]", "tasks: [normal, depth, semantic]")],
-                        BASELINES | STUDENT | {"table"}),
-    "seed-added": ([("seeds: [0]", "seeds: [0, 1]")], {stage.replace("-0", "-1") for stage in
-                                                       EVERYTHING - {"prepare", "table"}} | {"table"}),
-    "selection": ([("selection: train_loss", "selection: last")], {"table"}),
+                        BASELINES | STUDENT | TABLES),
+    "seed-added": ([("seeds: [0]", "seeds: [0, 1]")], {stage.replace("-0", "-1") for stage in RUNS} | TABLES),
+    "selection": ([("selection: train_loss", "selection: last")], TABLES),
     "protocol-not-in-force": ([("epochs: 200", "epochs: 100")], set()),
     "adaptor-rate": ([("adaptor: {lr: 1.0e-2, l2: 5.0e-4}    #", "adaptor: {lr: 2.0e-2, l2: 5.0e-4}    #")],
-                     STUDENT | {"table"}),
-    "student-only-switch": ([("adaptor: linear", "adaptor: nonlinear")], STUDENT | {"table"}),
+                     STUDENT | TABLES),
+    "wide-row": ([("rows: []", "rows: [si]")], {"wide@segnet-si-0", "evaluate-wide@segnet-si-0", "table-balancers"}),
+    "balancer-option": ([("balancer: uniform}", "balancer: uniform, options: {scale: mean}}")],
+                        {"baseline@segnet-uniform-0", "evaluate-baseline@segnet-uniform-0"} | TABLES),
+    "student-only-switch": ([("adaptor: linear", "adaptor: nonlinear")], STUDENT | TABLES),
 }
 
 
@@ -231,7 +238,7 @@ def test_edit_reruns_exactly(project, edit):
         assert repro(project) == set()
     finally:
         file.write_text(before)
-    # A -> B -> A: everything comes back from the run cache, but a new row's metrics stay in out/metrics, which only
-    # the table reads
-    assert repro(project) <= ({"table"} if edit in ("method-added", "seed-added") else set())
+    # A -> B -> A: everything comes back from the run cache, but a new row's metrics stay in out/, which only the
+    # tables read
+    assert repro(project) <= (TABLES if edit in ("method-added", "seed-added", "wide-row") else set())
 

@@ -84,6 +84,46 @@ def test_command_line_says_one_line_and_exits_2(folder, params_text):
         assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: params.yaml: unknown key")
 
 
+OPTIONS = {
+    "unknown": ("cagrad, options: {c: 0.4}", "cagrad, options: {cc: 0.4}", ("methods.cagrad.options.cc", "`c`")),
+    "range": ("cagrad, options: {c: 0.4}", "cagrad, options: {c: 1.4}", ("methods.cagrad.options", "`c` is 1.4")),
+    "text-number": ("cagrad, options: {c: 0.4}", "cagrad, options: {c: 1e-1}", ("options.c", "'1e-1'", "1.0e-1")),
+    "text": ("clip: 1.0}", "clip: wide}", ("methods.nash.options.clip", "'wide'")),
+    "bool": ("clip: 1.0}", "clip: true}", ("methods.nash.options.clip", "True")),
+    "choice": ("aligned_mtl}", "aligned_mtl, options: {mode: max}}", ("min, median, rmse", "'max'")),
+    "heads": ("upgrad}", "upgrad, options: {heads: all}}", ("methods.upgrad.options", "own, weighted")),
+    "task": ("upgrad}", "upgrad, options: {preference: {depht: 2.0}}}", ("depht", "semantic, depth")),
+}
+
+
+@pytest.mark.parametrize("case", OPTIONS)
+def test_options_of_balancers_are_checked_before_work(case, folder, params_text):
+    old, new, words = OPTIONS[case]
+    assert old in params_text
+    (folder / "params.yaml").write_text(params_text.replace(old, new, 1))
+    with pytest.raises(Problem) as caught:
+        params.check_options(params.load())
+    sentence = str(caught.value)
+    assert "\n" not in sentence and all(word in sentence for word in words), sentence
+
+
+def test_released_names_of_balancers_are_understood(folder, params_text):
+    for alias, name in params.ALIASES.items():
+        (folder / "params.yaml").write_text(params_text.replace("balancer: upgrad}", f"balancer: {alias}}}"))
+        chosen = params.load()
+        params.check_options(chosen)
+        assert chosen.resolve("wide", "segnet", "upgrad", "0")["method"]["balancer"] == name
+
+
+def test_wide_rows_are_not_those_of_table_2(folder, params_text):
+    (folder / "params.yaml").write_text(params_text.replace("  rows: [si,", "  rows: [uniform,"))
+    with pytest.raises(Problem, match="`wide.rows` has 'uniform', which `baselines`"):
+        params.load()
+    (folder / "params.yaml").write_text(params_text.replace("  models: [segnet]\n  rows", "  models: [mtann]\n  rows"))
+    with pytest.raises(Problem, match="`wide.models` has 'mtann'"):
+        params.load()
+
+
 def test_missing_file(folder):
     (folder / "params.yaml").unlink()
     with pytest.raises(Problem, match="params.yaml is not here"):

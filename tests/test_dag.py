@@ -19,7 +19,7 @@ CODE = sorted(path.relative_to(ROOT) for package in PACKAGES for path in (ROOT /
 # A line may import only from lines above it.
 LAYERS = [
     ["kernels.packing", "kernels.gradients", "kernels.dispatch", "kernels.cpu", "kernels.gpu", "kernels.gpu.chunks",
-     "pipeline.problem", "pipeline.metrics"],
+     "pipeline.problem", "pipeline.metrics", "pipeline.mistakes"],
     ["kernels.reference", "kernels.cases"],
     ["kernels.autograd"],
     [f"kernels.{way}" for way in ("cpu.feature_distance", "cpu.gramian", "cpu.combine", "gpu.feature_distance",
@@ -42,7 +42,8 @@ LAYERS = [
 ]
 # Code that decides no number: messages, where things run and lie, the check of params.yaml (whose sections DVC tracks).
 NUMBERLESS = {"pipeline", "pipeline.problem", "pipeline.progress", "pipeline.device", "pipeline.checkpoint",
-              "pipeline.params", "pipeline.objectives", "kernels", "kernels.dispatch", "kernels.cpu", "kernels.gpu",
+              "pipeline.params", "pipeline.mistakes", "pipeline.objectives", "kernels",
+              "kernels.dispatch", "kernels.cpu", "kernels.gpu",
               "models"}
 # What a stage imports by name at run time.
 ROWS = ["pipeline.balancers.uniform", "pipeline.objectives.supervised"]

@@ -25,7 +25,8 @@ class Balancer(balancers.Balancer):
 
     def weights(self, losses, gramian):
         tasks, norms = len(gramian), norms_of(gramian)
-        rows, vaccinated = torch.arange(tasks), torch.eye(tasks, dtype=gramian.dtype, device=gramian.device)
+        rows = torch.arange(tasks, device=gramian.device)
+        vaccinated = torch.eye(tasks, dtype=gramian.dtype, device=gramian.device)
         for other in orders(tasks, self.generator).to(gramian.device).T:
             products = vaccinated @ gramian
             length = (vaccinated * products).sum(-1).clamp_min(0).sqrt()

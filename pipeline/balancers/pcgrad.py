@@ -39,5 +39,5 @@ def projected(gramian, orders, epsilon=0.0):
         along = (coefficients * gramian[..., other, :]).sum(-1)
         length = square[..., other]
         away = torch.where(along < 0, along / torch.where(length > 0, length, 1), 0)
-        coefficients[..., torch.arange(tasks), other] -= away
+        coefficients[..., torch.arange(tasks, device=gramian.device), other] -= away
     return coefficients.sum(-2)

@@ -9,8 +9,10 @@ never moves. `toy.yaml` has the gaps of an independent reimplementation; where t
 exits with an error if they are more than a tenth (runs through the valley of the logarithms are chaotic).
 """
 
+import concurrent.futures
 import json
 import math
+import multiprocessing
 import pathlib
 import time
 
@@ -29,6 +31,8 @@ METHODS = {"Uniform": "uniform", "MGDA": "mgda", "PCGrad": "pcgrad", "IMTL-G": "
 # As released: what the update's small change by the last two means on a Pareto front, Adam makes large.
 OPTIONS = {"cagrad": {"c": 0.5, "rescale": "none"}, "pcgrad": {"epsilon": 1e-5},
            "aligned_mtl": {"rank_tolerance": 1.19e-7}}
+# A process each, of about equal work.
+GROUPS = [("Nash-MTL", "Uniform", "Aligned-MTL"), ("CAGrad", "MGDA", "PCGrad", "IMTL-G")]
 STEPS, RATE, KEPT = 35_000, 1e-3, 100      # every so many steps a point of the trajectory is kept
 
 
@@ -49,13 +53,14 @@ def losses(theta):
     return c1 * first + c2 * (((7 - x) ** 2 + bowl) / 10 - 20), c1 * second + c2 * (((-x - 7) ** 2 + bowl) / 10 - 20)
 
 
-def descend(steps=STEPS, names=METHODS):
-    """{method: trajectory (kept points, preferences, starts, 2)}, all methods in one batch of points."""
+def descend(steps=STEPS, names=tuple(METHODS)):
+    """{method: trajectory (kept points, preferences, starts, 2)}, these methods in one batch of points."""
+    torch.set_num_threads(1)               # a few hundred numbers a step: a second thread only waits
     factors = torch.tensor(PREFERENCES)[:, None]
     theta = torch.tensor(STARTS).expand(len(names), len(PREFERENCES), -1, -1).clone().requires_grad_()
     chosen = [balancers.load(METHODS[name], ["one", "two"], **OPTIONS.get(METHODS[name], {})) for name in names]
     optimiser, kept, begun = torch.optim.Adam([theta], RATE), [], time.time()
-    line = Line("toy", steps)
+    line = Line(f"toy: {', '.join(names)}", steps)
     for step in range(steps):
         if step % KEPT == 0:
             kept.append(theta.detach().clone())
@@ -68,7 +73,7 @@ def descend(steps=STEPS, names=METHODS):
         theta.grad = (weights[..., None] * rows).sum(-2)
         optimiser.step()
         line.step(step + 1, lambda: f"{time.time() - begun:.0f} s")
-    line.close(f"{len(names)} methods, {len(PREFERENCES)} preferences, {len(STARTS)} starts")
+    line.close(f"{len(PREFERENCES)} preferences, {len(STARTS)} starts")
     kept = torch.stack([*kept, theta.detach()])
     return {name: kept[:, i] for i, name in enumerate(names)}
 
@@ -108,7 +113,10 @@ def agrees(found, expected):
 
 
 def main():
-    trajectories = descend()
+    with concurrent.futures.ProcessPoolExecutor(len(GROUPS), multiprocessing.get_context("spawn")) as processes:
+        halves = processes.map(descend, [STEPS] * len(GROUPS), GROUPS)
+        found = {name: points for half in halves for name, points in half.items()}
+    trajectories = {name: found[name] for name in METHODS}
     found = {name: gaps(points[-1]).tolist() for name, points in trajectories.items()}
     expected = yaml.safe_load((pathlib.Path(__file__).parent / "toy.yaml").read_text())
     apart = [f"{name}, a = {a}, start {tuple(start)}: gap {ours:.3g}, expected {theirs:.3g}"

@@ -36,12 +36,21 @@ def test_gap_is_zero_at_the_optimum_and_positive_elsewhere():
     assert (toy.gaps(ends + 1) > 0.05).all()
 
 
-def test_methods_descend_together_and_apart():
+@pytest.fixture
+def threads():
+    """The toy takes one thread; what comes after keeps its own."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_methods_descend_together_and_apart(threads):
     """Every method in one batch moves as it does alone, and lowers what it is after."""
     together = toy.descend(60)
     for name in ("Uniform", "Aligned-MTL", "Nash-MTL"):
-        alone = toy.descend(60, [name])[name]
+        alone = toy.descend(60, (name,))[name]
         torch.testing.assert_close(together[name], alone, rtol=1e-5, atol=1e-5)
+    assert sorted(name for group in toy.GROUPS for name in group) == sorted(toy.METHODS)
     before, after = (toy.gaps(together["Uniform"][i]) for i in (0, -1))
     assert (after <= before + 1e-3).all() and (after < before).double().mean() > 0.9
     ends = torch.stack([points[-1] for points in together.values()])

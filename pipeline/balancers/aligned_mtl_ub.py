@@ -1,4 +1,5 @@
-"""Aligned-MTL-UB (Senushkin et al. 2023, arXiv 2305.19000, section 3.4): on the last shared features."""
+"""Aligned-MTL-UB (Senushkin et al. 2023, arXiv 2305.19000, section 3.4): on the gradients of the last shared
+features."""
 
 from pipeline.balancers import aligned_mtl
 

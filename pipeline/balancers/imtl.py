@@ -49,5 +49,6 @@ class Balancer(balancers.Learned):
         return weights
 
     def head_weights(self, weights):
-        return self.factors.to(weights) if self.part == "hybrid" and self.heads == "own" else super(
-            ).head_weights(weights)
+        if self.part == "hybrid" and self.heads == "own":
+            return self.factors.to(weights)
+        return super().head_weights(weights)

@@ -113,6 +113,18 @@ def test_shared_gradient_is_the_weighted_sum(name):
     torch.testing.assert_close(grad(shared(model)), weights @ own_gradients(shared), rtol=2e-4, atol=2e-5)
 
 
+def test_maps_of_different_tasks_are_orthogonal_unless_the_released_code_is_asked_for():
+    """MTAN: each task has features of its own. Here the second task's map is not the others'."""
+    seen = {}
+    for compat in ("exact", "released"):
+        balancer = balancers.load("mgda_ub", TASKS, compat=compat)
+        model = Toy()
+        losses = model.losses(torch.randn(6, 5, generator=torch.Generator().manual_seed(1)))
+        _, seen[compat] = balancers.backward(balancer, model, losses, {}, model.features)
+    assert seen["exact"][0, 1] == seen["exact"][1, 2] == 0 != seen["exact"][0, 2]
+    assert seen["released"][0, 1] != 0 and torch.equal(seen["released"].diagonal(), seen["exact"].diagonal())
+
+
 def test_preference_multiplies_the_losses_before_the_method_sees_them():
     j, p = own_gradients(shared), torch.tensor([1.0, 3.0, 0.5], dtype=torch.float64)
     _, weights = one_step("mgda", preference={"two": 3.0, "three": 0.5})

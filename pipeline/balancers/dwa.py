@@ -2,7 +2,8 @@
 
 r is the ratio of a task's mean training losses in the last two epochs; weights are 1 in the first two. `window: 25` is
 the released Aligned-MTL code's: ratio of the means of the last 25 steps and the 25 before, on a list that starts with
-ones, in force from the 27th step (there the sum is divided by T: `scale: mean`).
+ones, in force from the 27th step (there the sum is divided by T: `scale: mean`). KD4MTL's SegNet script has
+`temperature: 1.0`.
 """
 
 import torch

@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
 .DEFAULT_GOAL := help
 .PHONY: help setup params table2 table-balancers toy prepare teacher features baseline wide student evaluate table \
-        smoke montage dag why bench kernels test test-slow lint clean
+        smoke montage dag plan bench kernels test test-slow lint clean
 
 help:  ## list the words
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,8 +63,8 @@ montage: prepare  ## out/montage.png: the prepared images and targets, to be loo
 
 dag: $(READY)  ## draw the stages
 	@dvc dag --collapse-foreach-matrix
-why: $(READY)  ## what is stale, and why
-	@dvc status
+plan: $(READY)  ## what would rerun and why, hours, bytes; runs nothing
+	@python -m pipeline.plan
 
 bench: $(READY)  ## check every kernel, then time it beside eager torch and torch.compile
 	@python -m kernels.bench

@@ -239,6 +239,11 @@ def folder(model, name, seed):
     return pathlib.Path(f"out/runs/{model}-{name}-s{seed}")
 
 
+def work(training, height, width):
+    """What a step's time is taken to grow with: pixels, batch, and the square of the network's width."""
+    return height * width * training["batch"] * training["width"] ** 2
+
+
 def load(file=FILE):
     """The whole of params.yaml, checked. Raises `Problem` with the first mistake in one sentence."""
     try:

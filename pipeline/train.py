@@ -117,7 +117,8 @@ def main(stage, model_name, name, seed):
     checkpoint.write(folder / "run.yaml", yaml.safe_dump(row, sort_keys=False).encode())
     cost = {"parameters": sum(p.numel() for p in model.parameters()), "steps": steps * training["epochs"],
             "seconds_per_step": seconds / (steps * training["epochs"]), "peak_memory_mb": memory,
-            "backward_passes": balancers.passes(balancer, objective.terms), "device": device.describe(where)}
+            "backward_passes": balancers.passes(balancer, objective.terms), "device": device.describe(where),
+            "stage": stage, "work": params.work(training, *data.load_manifest()["size"])}
     checkpoint.write(folder / "cost.json", (json.dumps(cost, indent=1) + "\n").encode())
     work.done()
 

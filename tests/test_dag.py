@@ -11,6 +11,8 @@ import sys
 import pytest
 import yaml
 
+from pipeline import plan
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 PACKAGES = ("pipeline", "models", "kernels")
@@ -38,7 +40,7 @@ LAYERS = [
                                                "upgrad", "db_mtl", "gradvac")],
     ["pipeline.balancers.nash_mtl"],
     ["pipeline.prepare", "pipeline.train", "pipeline.features", "pipeline.evaluate", "pipeline.table",
-     "pipeline.toy"],
+     "pipeline.toy", "pipeline.plan"],
 ]
 # Code that decides no number: messages, where things run and lie, the check of params.yaml (whose sections DVC tracks).
 NUMBERLESS = {"pipeline", "pipeline.problem", "pipeline.progress", "pipeline.device", "pipeline.checkpoint",
@@ -226,7 +228,8 @@ EDITS = {
 
 
 @pytest.mark.parametrize("edit", EDITS)
-def test_edit_reruns_exactly(project, edit):
+def test_edit_reruns_exactly(project, edit, monkeypatch):
+    monkeypatch.chdir(project)
     changes, expected = EDITS[edit]
     file = project / "params.yaml"
     before = text = file.read_text()
@@ -235,6 +238,7 @@ def test_edit_reruns_exactly(project, edit):
         text = text.replace(old, new, 1)
     file.write_text(text)
     try:
+        assert set(plan.outdated()[0]) == expected           # told before anything runs
         assert repro(project) == expected
         assert repro(project) == set()
     finally:

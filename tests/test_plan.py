@@ -1,0 +1,55 @@
+"""make plan: hours from what has been timed, bytes from what is written; which stages is told by tests/test_dag.py."""
+
+import json
+import pathlib
+
+import pytest
+
+from pipeline import params, plan
+
+
+def change(**pairs):
+    text = open("params.yaml").read()
+    for old, new in pairs.values():
+        assert old in text, old
+        text = text.replace(old, new)
+    open("params.yaml", "w").write(text)
+    return params.load()
+
+
+def test_a_run_that_was_timed_costs_what_it_cost(copy):
+    cost = json.loads(pathlib.Path("out/runs/segnet-ours-s0/cost.json").read_text())
+    seconds, scaled = plan.seconds_of(params.load(), "student@segnet-ours-0")
+    assert seconds == pytest.approx(cost["seconds_per_step"] * cost["steps"]) and not scaled
+
+
+def test_another_size_is_scaled_from_runs_of_its_kind(copy):
+    cost = json.loads(pathlib.Path("out/runs/segnet-depth-s0/cost.json").read_text())
+    for task in ("semantic", "normal"):
+        pathlib.Path(f"out/runs/segnet-{task}-s0/cost.json").unlink()
+    chosen = change(size=("data: {height: 32, width: 64, train: 8, test: 4}",
+                          "data: {height: 64, width: 64, train: 16, test: 4}"))
+    seconds, scaled = plan.seconds_of(chosen, "teacher@segnet-semantic-0")
+    assert scaled and seconds == pytest.approx(2 * cost["seconds_per_step"] * 2 * cost["steps"])
+
+
+def test_what_never_ran_has_no_time(copy):
+    chosen = change(model=("models: [segnet]", "models: [segnet, mtan]"))
+    assert plan.seconds_of(chosen, "baseline@mtan-uniform-0") == (None, False)
+    assert plan.recorded(pathlib.Path("out/runs/nowhere")) is None
+
+
+def test_names_with_hyphens_are_rows(copy):
+    assert plan.seconds_of(params.load(), "wide@segnet-mgda-full-0")[0] > 0
+
+
+def test_features_take_what_the_store_writes(copy):
+    written = sum(json.loads(file.read_text())["bytes"] for file in pathlib.Path("out/features").rglob("*.json"))
+    assert plan.feature_bytes(params.load()) == pytest.approx(written, rel=0.02)
+
+
+def test_reasons_are_a_few_words():
+    assert plan.why([{"changed deps": {"params.yaml": {"methods.ours": "modified"}}}]) == "params methods.ours"
+    assert plan.why([{"changed deps": {"a.py": "modified", "b.py": "new"}}]) == "a.py, b.py"
+    assert plan.why([{"changed deps": {"params.yaml": "new", "a.py": "modified"}}]) == "never ran"
+    assert plan.why([{"changed outs": {"out/x": "deleted"}}]) == "its results are not there"

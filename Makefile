@@ -6,6 +6,9 @@ SMALL := .work/smoke
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
 .DEFAULT_GOAL := help
+# `make -j4 table2` (or JOBS=4 make table2, where make is older than 4.2) runs four stages at a time
+JOBS ?= $(or $(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS))),1)
+REPRO = $(if $(filter-out 1,$(JOBS)),python -m pipeline.parallel $(JOBS),dvc repro)
 .PHONY: help setup params table2 table-balancers toy prepare teacher features baseline wide student evaluate table \
         smoke montage dag plan bench kernels test test-slow lint clean
 
@@ -27,29 +30,29 @@ table2: table  ## KD4MTL's Table 2: run what is stale, print it
 	@cat out/tables/table2.md
 
 table-balancers: params  ## every balancer on one network: run what is stale, print it
-	dvc repro table-balancers
+	$(REPRO) table-balancers
 	@cat out/tables/balancers.md
 
 toy: $(READY)  ## Aligned-MTL's two-task problem: out/toy/toy.png, and the gaps to the optimum
-	dvc repro toy
+	$(REPRO) toy
 	@cat out/toy/toy.md
 
 prepare: params  ## stage: images and targets as compact arrays
-	dvc repro prepare
+	$(REPRO) prepare
 teacher: params  ## stage: a single-task network a task
-	dvc repro teacher
+	$(REPRO) teacher
 features: params  ## stage: the frozen teachers' activations
-	dvc repro features
+	$(REPRO) features
 baseline: params  ## stage: multi-task networks on the labels alone
-	dvc repro baseline
+	$(REPRO) baseline
 wide: params  ## stage: further balancers, for the wide table
-	dvc repro wide
+	$(REPRO) wide
 student: params  ## stage: multi-task networks that follow the teachers
-	dvc repro student
+	$(REPRO) student
 evaluate: params  ## stage: metrics under both protocols and every selection rule
-	dvc repro evaluate-teacher evaluate-baseline evaluate-wide evaluate-student
+	$(REPRO) evaluate-teacher evaluate-baseline evaluate-wide evaluate-student
 table: params  ## stage: everything Table 2 needs, up to out/tables
-	dvc repro table
+	$(REPRO) table
 
 smoke: $(READY)  ## the whole pipeline at its smallest, in a copy under .work
 	@rm -rf $(SMALL) && mkdir -p $(SMALL)/.dvc

@@ -27,7 +27,7 @@ BYTES = {"float32": 4, "float16": 2, "uint8": 1}
 def main():
     chosen = params.load()
     params.check_options(chosen)
-    stale, reasons = outdated()
+    stale, reasons, _ = outdated()
     groups = collections.defaultdict(list)
     for name in stale:
         groups[name.partition("@")[0]].append(name)
@@ -49,7 +49,7 @@ def main():
 
 
 def outdated():
-    """Stages that would run, in their order, and {stage: why} of all, "" if it would not."""
+    """Stages that would run, in their order; {stage: why} of all, "" if it would not; {stage: what it waits for}."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
     try:
@@ -65,7 +65,7 @@ def outdated():
         if not reasons[name]:
             first = next((up for up in waiting[name] if reasons[up]), None)
             reasons[name] = f"after {first.partition('@')[0]}" if first else ""
-    return [name for name in order(waiting) if reasons[name]], reasons
+    return [name for name in order(waiting) if reasons[name]], reasons, waiting
 
 
 def order(waiting):

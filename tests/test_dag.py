@@ -2,6 +2,7 @@
 
 import ast
 import itertools
+import os
 import pathlib
 import re
 import shutil
@@ -11,7 +12,8 @@ import sys
 import pytest
 import yaml
 
-from pipeline import plan
+from pipeline import parallel, plan
+from pipeline.problem import Problem
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -41,6 +43,7 @@ LAYERS = [
     ["pipeline.balancers.nash_mtl"],
     ["pipeline.prepare", "pipeline.train", "pipeline.features", "pipeline.evaluate", "pipeline.table",
      "pipeline.toy", "pipeline.plan"],
+    ["pipeline.parallel"],
 ]
 # Code that decides no number: messages, where things run and lie, the check of params.yaml (whose sections DVC tracks).
 NUMBERLESS = {"pipeline", "pipeline.problem", "pipeline.progress", "pipeline.device", "pipeline.checkpoint",
@@ -128,13 +131,15 @@ def test_verbs_are_files_and_make_words():
 # -- real DVC over stub commands: a stub hashes its dependencies and sections into its outputs
 
 STUB = '''
-import hashlib, pathlib, sys, yaml
+import hashlib, os, pathlib, sys, yaml
 lists = {"-d": [], "-o": [], "-p": []}
 for word in sys.argv[1:]:
     if word in lists:
         current = lists[word]
     else:
         current.append(word)
+if os.environ.get("STUB_FAILS", "nothing") in " ".join(lists["-o"]):
+    sys.exit("told to fail")
 digest = hashlib.sha256()
 for dep in sorted(lists["-d"]):
     files = [dep] if pathlib.Path(dep).is_file() else sorted(p for p in pathlib.Path(dep).rglob("*") if p.is_file())
@@ -247,3 +252,33 @@ def test_edit_reruns_exactly(project, edit, monkeypatch):
     # tables read
     assert repro(project) <= (TABLES if edit in ("method-added", "seed-added", "wide-row") else set())
 
+
+def test_several_at_a_time_leave_nothing_to_do_and_a_failing_branch_stops_only_itself(project, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("PATH", f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(parallel, "gpus", lambda: [])
+    file = project / "params.yaml"
+    before = file.read_text()
+    file.write_text(before.replace("baselines: [uniform, other]", "baselines: [uniform, other, more]").replace(
+        "\nmethods:", "\nmethods:" + ROW.format("more")).replace("title: other", "title: another").replace(
+            "depth: 1.0, normal", "depth: 4.0, normal"))
+    try:
+        monkeypatch.setenv("STUB_FAILS", "segnet-other-s0/weights.pt")
+        with pytest.raises(Problem, match="baseline@segnet-other-0 .see .work/logs/baseline@segnet-other-0.log"):
+            parallel.main("3")
+        assert "told to fail" in parallel.log_of("baseline@segnet-other-0").read_text()
+        out = capsys.readouterr().out
+        assert "evaluate-student@segnet-ours-0  done" in out and "evaluate-baseline@segnet-more-0  done" in out
+        assert "table  done" not in out
+        monkeypatch.delenv("STUB_FAILS")
+        parallel.main("2", "table")
+        assert "a plain `dvc repro` finds nothing left to do" in capsys.readouterr().out
+        assert repro(project) == {"table-balancers"}                # not asked for
+    finally:
+        file.write_text(before)
+
+
+@pytest.mark.parametrize("asked", ["0", "many"])
+def test_jobs_are_a_number(asked):
+    with pytest.raises(Problem, match=f"'{asked}' jobs"):
+        parallel.main(asked)

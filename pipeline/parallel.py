@@ -1,0 +1,106 @@
+"""`make -jN`: the stale stages of some targets, several at a time, each by DVC itself.
+
+    python -m pipeline.parallel 4 table
+
+A stage starts when what it waits for is done, as `dvc --wait-for-lock repro -s`, with its share of the cores and, where
+there are GPUs, one of them to itself; its output goes to .work/logs/. A failing one stops only what waits for it. The
+last word has a plain `dvc repro`, which must find nothing left to do. Results are those of a serial run with as many
+threads (OMP_NUM_THREADS): sums in another order end in other bits.
+"""
+
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+from pipeline import plan
+from pipeline.checkpoint import WORK
+from pipeline.problem import Problem, run
+from pipeline.progress import clock
+
+LOGS = WORK / "logs"
+
+
+def main(jobs, *targets):
+    if not jobs.isdigit() or int(jobs) < 1:
+        raise Problem(f"{jobs!r} jobs; it should be a number of at least 1, as in `make -j4 table2`")
+    stale, _, waiting = plan.outdated()
+    wanted = needed(targets, waiting)
+    todo = [name for name in stale if name in wanted]
+    slots = gpus() or [None] * int(jobs)
+    slots = slots * -(-int(jobs) // len(slots))          # more jobs than GPUs share them
+    failed = schedule(todo, waiting, slots[:int(jobs)])
+    if failed:
+        logs = "; ".join(f"{name} (see {log_of(name)})" for name, why in failed.items() if why == "failed")
+        raise Problem(f"{len(failed)} of {len(todo)} stages are not done: {logs}; what waits for them was left out. "
+                      "The same command goes on from here")
+    closing = subprocess.run(["dvc", "repro", *targets], capture_output=True, text=True)
+    if closing.returncode or "Running stage" in closing.stdout:
+        raise Problem("a plain `dvc repro` after the parallel one still had work to do: "
+                      + " ".join((closing.stdout + closing.stderr).split())[-300:])
+    print(f"{len(todo)} stages; a plain `dvc repro` finds nothing left to do")
+
+
+def needed(targets, waiting):
+    """Stages of the targets (all without any; a name before @ means every one of it) and what those wait for."""
+    found = set()
+    todo = [name for name in waiting if not targets or name in targets or name.partition("@")[0] in targets]
+    while todo:
+        name = todo.pop()
+        if name not in found:
+            found.add(name)
+            todo += waiting[name]
+    return found
+
+
+def schedule(todo, waiting, slots):
+    """Run `todo` as far as possible; {stage: "failed" or "left out"} of what is not done."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, cores // len(slots))))
+    left, free, running, failed, total = list(todo), list(slots), {}, {}, len(todo)
+    LOGS.mkdir(parents=True, exist_ok=True)
+    try:
+        while left or running:
+            for name in [name for name in left if any(up in failed for up in waiting[name])]:
+                left.remove(name)
+                failed[name] = "left out"
+            ready = [name for name in left if not any(up in left or up in running for up in waiting[name])]
+            for name in ready[:len(free)]:
+                left.remove(name)
+                slot = free.pop(0)
+                environment = os.environ | {"OMP_NUM_THREADS": threads} | (
+                    {"CUDA_VISIBLE_DEVICES": slot} if slot is not None else {})
+                command = ["dvc", "--wait-for-lock", "repro", "-s", name]
+                with open(log_of(name), "w") as log:
+                    process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+                running[name] = process, slot, time.monotonic()
+            time.sleep(0.05)
+            for name, (process, slot, begun) in list(running.items()):
+                if process.poll() is not None:
+                    del running[name]
+                    free.append(slot)
+                    if process.returncode:
+                        failed[name] = "failed"
+                    done = total - len(left) - len(running)
+                    print(f"{done:4}/{total}  {name}  {'FAILED' if process.returncode else 'done'}  "
+                          f"({clock(time.monotonic() - begun)})", flush=True)
+    finally:
+        for process, _, _ in running.values():
+            process.terminate()
+    return failed
+
+
+def log_of(name):
+    return LOGS / f"{name}.log"
+
+
+def gpus():
+    """Indices of the GPUs as text; none on a machine without."""
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return [index for index in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if index.strip()]
+    return [path.name.removeprefix("nvidia") for path in pathlib.Path("/dev").glob("nvidia[0-9]*")]
+
+
+if __name__ == "__main__":
+    run(main, *sys.argv[1:])

@@ -122,7 +122,7 @@ class Learned(Balancer):
         if lr is not None and not lr > 0:
             raise ValueError(f"`lr` is {lr}; it should be positive, or null for the network's rate")
         self.learned = torch.full((len(tasks),), float(init), device=self.device)
-        self.optimiser = torch.optim.Adam([self.learned], lr or self.model_lr, weight_decay=decay)
+        self.optimiser = torch.optim.Adam([self.learned], lr or self.model_lr, weight_decay=decay, fused=True)
 
     def learn(self, gradient):
         self.learned.grad = gradient.to(self.learned)

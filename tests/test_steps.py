@@ -1,0 +1,63 @@
+"""The hot loop: nothing in it makes the host wait for the device."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from kernels import reference
+from pipeline import train
+
+READS = ("_local_scalar_dense", "nonzero", "equal")
+
+
+class Reads(TorchDispatchMode):
+    """Counts what reads a tensor's values on the host."""
+
+    def __init__(self, monkeypatch):
+        super().__init__()
+        self.count = 0
+        for name in ("tolist", "cpu", "numpy"):
+            monkeypatch.setattr(torch.Tensor, name, self.counted(getattr(torch.Tensor, name)))
+
+    def counted(self, original):
+        def call(tensor, *arguments, **named):
+            self.count += 1
+            return original(tensor, *arguments, **named)
+        return call
+
+    def __torch_dispatch__(self, function, types, arguments=(), named=None):
+        self.count += function.overloadpacket.__name__ in READS
+        return function(*arguments, **(named or {}))
+
+
+def reads(monkeypatch, batch, *words):
+    """How often a training whose epochs have 8 / batch steps reads a tensor on the host."""
+    text = open("params.yaml").read()
+    before, after = text.split("  smoke:\n")
+    open("params.yaml", "w").write(before + "  smoke:\n" + after.replace("batch: 4", f"batch: {batch}", 1))
+    with monkeypatch.context() as patches, Reads(patches) as counter:
+        train.main(*words, "0")
+    open("params.yaml", "w").write(text)
+    return counter.count
+
+
+@pytest.mark.parametrize("words", [("baseline", "segnet", "uniform"), ("student", "segnet", "ours"),
+                                   ("wide", "segnet", "famo"), ("wide", "segnet", "aligned-ub")])
+def test_more_steps_read_nothing_more(copy, monkeypatch, words):
+    """Twice the steps an epoch, as many reads: of the epoch's sums, the measurement and the checkpoint."""
+    monkeypatch.setenv("KERNELS", "reference")
+    # it reads the lambdas, but only where they lie on the host
+    monkeypatch.setattr(reference, "check_distance", lambda *_: None)
+    assert reads(monkeypatch, 4, *words) == reads(monkeypatch, 2, *words) > 0
+
+
+def test_a_read_in_the_loop_is_seen(copy, monkeypatch):
+    original = train.balancers.backward
+
+    def peeks(*arguments):
+        weights, gramian = original(*arguments)
+        weights[0].item()
+        return weights, gramian
+    monkeypatch.setattr(train.balancers, "backward", peeks)
+    few, many = (reads(monkeypatch, batch, "baseline", "segnet", "uniform") for batch in (4, 2))
+    assert many - few == 4              # two more steps in each of two epochs

@@ -265,9 +265,11 @@ def load(file=FILE):
 
 
 def check_options(chosen):
-    """Every method's balancer is made once with its options; `Problem` names the key and the nearest valid one."""
+    """Every balancer that has options is made once; `Problem` names the key and the nearest valid one."""
     balancers = importlib.import_module("pipeline.balancers")      # by name: they come after params
     for name, method in chosen.methods.items():
+        if not method.options:
+            continue
         where, known = f"methods.{name}.options", balancers.options(ALIASES.get(method.balancer, method.balancer))
         for key, value in method.options.items():
             if key not in known:

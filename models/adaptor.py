@@ -46,7 +46,7 @@ class Adaptor(nn.Module):
 
     def prepare(self, x):
         """Everything before the last linear map: (B, C, H, W) -> the same, or (B, 2C, H, W) if non-linear."""
-        return x if self.hidden is None else F.relu(mix(x, self.hidden))
+        return x if self.hidden is None else F.relu(mix(x, self.hidden.to(x.dtype)))
 
     def forward(self, x):
         """x (B, C, H, W) or (B, C) -> (B, D, H, W) or (B, D)."""

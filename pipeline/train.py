@@ -76,14 +76,15 @@ def main(stage, model_name, name, seed):
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(training, epoch, step, steps)
             image, targets = train.batch(index)
-            predictions, features = model(image)
+            predictions, features = forward(model, image, training["precision"])
             losses, terms, watched = objective(index, image, predictions, features, targets)
             optimiser.zero_grad(set_to_none=True)
             weights, gramian = balancers.backward(balancer, model, losses, terms, features)
             optimiser.step()
             objective.step()
             if balancer.looks_again:
-                balancers.look_again(balancer, model, functools.partial(again, model, objective, index, image, targets))
+                balancers.look_again(balancer, model, functools.partial(
+                    again, model, training["precision"], objective, index, image, targets))
             record.add(weights, gramian, balancer.residual)
             values = torch.stack([x.detach().double() for x in (*losses, *terms.values(), *watched.values(), *weights)])
             # sums stay on the device; the first non-finite step is found without waiting for it
@@ -132,9 +133,15 @@ def balancer_of(row, where):
         raise Problem(f"`methods.{row['name']}.options`: {mistake}; `make params` checks all of them") from None
 
 
-def again(model, objective, index, image, targets):
+def forward(model, image, precision):
+    """The network under autocast where the row asks for bfloat16; predictions are float32 in any case."""
+    with torch.autocast(image.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        return model(image)
+
+
+def again(model, precision, objective, index, image, targets):
     """The task losses of a batch once more."""
-    predictions, features = model(image)
+    predictions, features = forward(model, image, precision)
     return objective(index, image, predictions, features, targets)[0]
 
 

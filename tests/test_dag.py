@@ -259,8 +259,8 @@ def test_several_at_a_time_leave_nothing_to_do_and_a_failing_branch_stops_only_i
     monkeypatch.setattr(parallel, "gpus", lambda: [])
     file = project / "params.yaml"
     before = file.read_text()
-    file.write_text(before.replace("baselines: [uniform, other]", "baselines: [uniform, other, more]").replace(
-        "\nmethods:", "\nmethods:" + ROW.format("more")).replace("title: other", "title: another").replace(
+    file.write_text(before.replace("baselines: [uniform, other]", "baselines: [uniform, other, extra]").replace(
+        "\nmethods:", "\nmethods:" + ROW.format("extra")).replace("title: other", "title: another").replace(
             "depth: 1.0, normal", "depth: 4.0, normal"))
     try:
         monkeypatch.setenv("STUB_FAILS", "segnet-other-s0/weights.pt")
@@ -268,7 +268,7 @@ def test_several_at_a_time_leave_nothing_to_do_and_a_failing_branch_stops_only_i
             parallel.main("3")
         assert "told to fail" in parallel.log_of("baseline@segnet-other-0").read_text()
         out = capsys.readouterr().out
-        assert "evaluate-student@segnet-ours-0  done" in out and "evaluate-baseline@segnet-more-0  done" in out
+        assert "evaluate-student@segnet-ours-0  done" in out and "evaluate-baseline@segnet-extra-0  done" in out
         assert "table  done" not in out
         monkeypatch.delenv("STUB_FAILS")
         parallel.main("2", "table")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import command
 
+import models
 from pipeline import checkpoint, data, evaluate, features, params, store, train
 from pipeline.problem import Problem
 
@@ -222,3 +223,30 @@ def test_weights_and_curve_of_two_runs_are_told_apart(copy):
     shutil.copy("out/runs/segnet-uniform-s0/weights.pt", "out/runs/segnet-ours-s0/weights.pt")
     with pytest.raises(Problem, match="not of one run"):
         evaluate.main("student", "segnet", "ours", "0")
+
+
+@pytest.mark.parametrize("adaptor", ["linear", "nonlinear", "none"])
+def test_bfloat16_follows_float32(copy, adaptor):
+    """Half the digits in the convolutions, losses and measurement in float32: the curves part by a few per cent."""
+    text = open("params.yaml").read().replace("adaptor: linear", f"adaptor: {adaptor}")
+    ends = {}
+    for precision in ("float32", "bfloat16"):
+        before, after = text.split("  smoke:\n")
+        added = after.replace("width: 0.125", f"width: 0.125\n        precision: {precision}")
+        open("params.yaml", "w").write(f"{before}  smoke:\n{added}")
+        train.main("student", "segnet", "ours", "0")
+        assert params.load().resolve("student", "segnet", "ours", "0")["train"]["precision"] == precision
+        curve, _ = evaluate.read(params.folder("segnet", "ours", 0), "")
+        ends[precision] = curve
+    for exact, coarse in zip(*ends.values(), strict=True):
+        for key in ("loss_semantic", "loss_depth", "loss_normal", "distance"):
+            assert coarse[key] == pytest.approx(exact[key], rel=0.07)
+    assert ends["float32"] != ends["bfloat16"]
+
+
+def test_predictions_are_float32_under_autocast():
+    model = models.load("segnet", {"depth": 1, "normal": 3}, width=0.125)
+    predictions, features = train.forward(model, torch.rand(1, 3, 32, 64), "bfloat16")
+    assert features["depth"]["last"].dtype == torch.bfloat16
+    assert all(p.dtype == torch.float32 for p in predictions.values())
+    torch.testing.assert_close(predictions["normal"].norm(dim=1), torch.ones(1, 32, 64))

@@ -57,7 +57,7 @@ table: params  ## stage: everything Table 2 needs, up to out/tables
 smoke: $(READY)  ## the whole pipeline at its smallest, in a copy under .work
 	@rm -rf $(SMALL) && mkdir -p $(SMALL)/.dvc
 	@cp -r dvc.yaml params.yaml .dvcignore pipeline models kernels $(SMALL) && cp .dvc/config $(SMALL)/.dvc
-	@sed -i.bak -e 's/^protocol: .*/protocol: smoke/' -e 's/^baselines: .*/baselines: [uniform, gs]/' $(SMALL)/params.yaml
+	@sed -i.bak -e 's/^protocol: .*/protocol: smoke/' -e 's/^baselines: .*/baselines: [gs]/' $(SMALL)/params.yaml
 	@cd $(SMALL) && dvc config --local core.no_scm true && python -m pipeline.params && dvc repro table && \
 	    cat out/tables/table2.md
 

@@ -62,9 +62,9 @@ def schedule(todo, waiting, slots):
     LOGS.mkdir(parents=True, exist_ok=True)
     try:
         while left or running:
-            for name in [name for name in left if any(up in failed for up in waiting[name])]:
-                left.remove(name)
-                failed[name] = "left out"
+            while stopped := [name for name in left if any(up in failed for up in waiting[name])]:
+                left = [name for name in left if name not in stopped]
+                failed |= dict.fromkeys(stopped, "left out")
             ready = [name for name in left if not any(up in left or up in running for up in waiting[name])]
             for name in ready[:len(free)]:
                 left.remove(name)

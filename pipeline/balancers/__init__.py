@@ -240,7 +240,7 @@ def look_again(balancer, model, losses):
     """`losses()` once more, after the update; batch norm's running statistics do not see it."""
     kept = [buffer.clone() for buffer in model.buffers()]
     with torch.no_grad():
-        balancer.look_again(torch.stack(losses()))
+        balancer.look_again(balancer.preference * torch.stack(losses()))
     for buffer, value in zip(model.buffers(), kept, strict=True):
         buffer.copy_(value)
 

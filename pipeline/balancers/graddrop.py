@@ -31,7 +31,7 @@ class Balancer(balancers.Balancer):
             drawn = torch.rand(purity.shape, generator=self.generator).to(purity.device)
             kept = torch.where(purity > drawn, signed > 0, signed < 0)
             for row, t in enumerate(there):
-                masked[t][k] = gradients[t][k] * (self.leak + (1 - self.leak) * kept[row])
+                masked[t][k] = gradients[t][k] * (self.leak + (1 - self.leak) * kept[row]).to(gradients[t][k])
         return masked
 
     def weights(self, losses, gramian):

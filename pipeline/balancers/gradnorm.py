@@ -10,6 +10,8 @@ import torch
 
 from pipeline import balancers
 
+LEAST = 1e-3               # of a weight: below zero its loss would be climbed
+
 
 class Balancer(balancers.Learned):
     needs = "layer"
@@ -29,5 +31,5 @@ class Balancer(balancers.Learned):
         rate = losses / self.first
         target = norms.mean() * (rate / rate.mean()) ** self.alpha
         self.learn(torch.sign(norms - target) * plain)
-        self.learned.mul_(len(losses) / self.learned.sum())
+        self.learned.clamp_min_(LEAST).mul_(len(losses) / self.learned.clamp_min(LEAST).sum())
         return weights

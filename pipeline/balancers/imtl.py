@@ -14,6 +14,8 @@ RIDGE = 1e-12              # on cosines: where the hull holds zero, the weights 
 
 
 class Balancer(balancers.Learned):
+    state = (*balancers.Learned.state, "factors")
+
     def __init__(self, tasks, *, part="G", lr=None, **common):
         balancers.choose("part", part, ("G", "L", "hybrid"))
         self.part, self.needs = part, "losses" if part == "L" else "gramian"

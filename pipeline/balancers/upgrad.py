@@ -17,7 +17,8 @@ class Balancer(balancers.Balancer):
 
     def weights(self, losses, gramian):
         preference = (self.preference / len(self.tasks)).double().cpu().numpy()
-        weights, self.residual = unconflicting(gramian.cpu().numpy(), preference)
+        weights, residual = unconflicting(gramian.cpu().numpy(), preference)
+        self.residual = residual.to(gramian.device)
         return torch.from_numpy(weights).to(gramian.device)
 
 

@@ -6,6 +6,7 @@ Every family has a class `Model(tasks, width, **options)`, `tasks` an ordered ma
         predictions   task -> (B, C_t, H, W) after the task's final activation
         features      task -> {"mid": (B, C_mid, H/32, W/32), "last": (B, C_last, H, W)}
     model.features(x) -> features            the same without the heads, which a teacher does not need
+    model.predict(features) -> predictions   the heads alone
     model.shared_parameters()                with task_parameters(t) of every task: each parameter once
     model.task_parameters(task)              those of its attention branch and those of its head, which are also
     model.attention_parameters(task), model.head_parameters(task)

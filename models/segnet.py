@@ -149,10 +149,14 @@ class Model(nn.Module):
     def forward(self, x):
         """x (B, 3, H, W) -> predictions task -> (B, C_t, H, W), features as `features` gives them."""
         features = self.features(x)
+        return self.predict(features), features
+
+    def predict(self, features):
+        """What `features` gives -> predictions task -> (B, C_t, H, W)."""
         raw = {t: head(features[t]["last"]) for t, head in self.heads.items()}
         # under autocast heads give bfloat16, whose unit vectors are off by half a degree
         wide = {t: x.to(torch.promote_types(x.dtype, torch.float32)) for t, x in raw.items()}
-        return {t: ACTIVATIONS[t](x) for t, x in wide.items()}, features
+        return {t: ACTIVATIONS[t](x) for t, x in wide.items()}
 
     def features(self, x):
         """x (B, 3, H, W) -> task -> {"mid": (B, C_mid, H/32, W/32), "last": (B, C_last, H, W)}, shared."""

@@ -15,6 +15,7 @@ import sys
 
 import torch
 
+from pipeline import distributed
 from pipeline.problem import Problem
 
 WORK = pathlib.Path(".work")
@@ -23,7 +24,12 @@ KEPT = ("last.state", "previous.state")
 
 
 def write(path, payload):
-    """Replace `path` by `payload` (bytes) atomically: readers and a kill see the old file or the new one."""
+    """Replace `path` by `payload` (bytes) atomically: readers and a kill see the old file or the new one.
+
+    Of several processes rank 0 writes.
+    """
+    if distributed.rank():
+        return
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".tmp")
@@ -73,6 +79,8 @@ class Run:
         self.folder = WORK / f"{name}-{fingerprint}"
 
     def save(self, state):
+        if distributed.rank():
+            return
         payload = pack(state)
         last, previous = (self.folder / name for name in KEPT)
         if last.exists():
@@ -91,4 +99,5 @@ class Run:
         return None
 
     def done(self):
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if not distributed.rank():
+            shutil.rmtree(self.folder, ignore_errors=True)

@@ -5,6 +5,7 @@ import os
 import torch
 
 import kernels.dispatch
+from pipeline import distributed
 from pipeline.problem import Problem
 
 
@@ -21,6 +22,10 @@ def pick():
     torch.utils.deterministic.fill_uninitialized_memory = False
     cuda = name == "cuda" or (name == "auto" and torch.cuda.is_available())
     where = torch.device("cuda" if cuda else "cpu")
+    if cuda and "LOCAL_RANK" in os.environ:                # one process a GPU
+        where = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(where)
+    distributed.start(where)
     try:
         kernels.dispatch.choose(where)
     except ValueError as mistake:
@@ -29,6 +34,6 @@ def pick():
 
 
 def describe(where):
-    """"NVIDIA H200, torch 2.11.0" or "cpu, 2 threads, torch 2.11.0"."""
+    """"NVIDIA H200, torch 2.11.0" or "cpu, 2 threads, torch 2.11.0"; before it "4 x " of four processes."""
     name = torch.cuda.get_device_name(where) if where.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-    return f"{name}, torch {torch.__version__}"
+    return f"{f'{distributed.size()} x ' * (distributed.size() > 1)}{name}, torch {torch.__version__}"

@@ -2,6 +2,7 @@
 
 import torch
 
+from pipeline import distributed
 from pipeline.tasks import Tally
 
 BATCH = 16      # images a forward; no dataset-level metric depends on it
@@ -11,9 +12,11 @@ BATCH = 16      # images a forward; no dataset-level metric depends on it
 def measure(model, split, tasks, official_batch, device):
     """All metrics of `model` on the whole of `split`, in eval mode: {"official": {...}, "dataset": {...}}."""
     model.eval()
-    tally = Tally(tasks, len(split.classes), device, official_batch)
+    images = [list(range(len(split)))[begin:begin + official_batch] for begin in range(0, len(split), official_batch)]
+    index = sum(distributed.share(images), [])
+    tally = Tally(tasks, len(split.classes), device, official_batch, index[0], len(split))
     size = max(BATCH // official_batch, 1) * official_batch
-    for begin in range(0, len(split), size):
-        image, targets = split.batch(list(range(begin, min(begin + size, len(split)))))
+    for begin in range(0, len(index), size):
+        image, targets = split.batch(index[begin:begin + size])
         tally.update(model(image)[0], targets)
     return tally.results()

@@ -65,6 +65,7 @@ class Training(Section):
     step_factor: Annotated[float, Field(gt=0, le=1)] | None = None
     width: Annotated[float, Field(gt=0, le=4)]
     precision: Literal["float32", "bfloat16"] = "float32"
+    augment: Literal["none", "crop"] = "none"
 
     @model_validator(mode="after")
     def step_is_told(self):

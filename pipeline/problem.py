@@ -1,6 +1,8 @@
 """A mistake the user can mend, told in one sentence and never as a traceback."""
 
+import os
 import sys
+import time
 
 
 class Problem(Exception):
@@ -12,6 +14,8 @@ def run(main, *arguments):
     try:
         main(*arguments)
     except (Problem, OSError) as problem:
+        # of several processes the others wait, to be ended by torchrun if rank 0 says the same
+        time.sleep(2 if os.environ.get("RANK", "0") != "0" else 0)
         print(f"error: {problem}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

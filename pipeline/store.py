@@ -17,13 +17,14 @@ import os
 import pathlib
 import shutil
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 
 import models
 from kernels.packing import normalise, pack, unpack
-from pipeline import checkpoint, data, teachers
+from pipeline import checkpoint, data, distributed, sources, teachers
 from pipeline.problem import Problem
 from pipeline.progress import Line
 
@@ -65,29 +66,28 @@ def build(run, task, split, device):
         probe = teacher.features(split.batch([0])[0])[task]
     shapes = {tap: (len(split), probe[tap][0, 0].numel(), probe[tap].shape[1]) for tap in models.TAPS}
     needed = sum(int(np.prod(shape)) for shape in shapes.values()) * dtype.itemsize
+    free = shutil.disk_usage(checkpoint.PROJECT if not BULK.exists() else BULK).free
     partial = BULK / f"{name}.partial"
-    done = read_progress(partial)
-    written = needed * done["images"] // len(split)
-    free = shutil.disk_usage(checkpoint.PROJECT if not BULK.exists() else BULK).free + written
+    writer = Writer(partial, shapes, run["features"]["dtype"])
+    free += needed * writer.images // len(split)
     print(f"features of {task}: {needed / 1e6:.1f} MB predicted, {free / 1e9:.1f} GB free")
     if needed > free:
         raise Problem(f"the {task} teacher's features need {needed:,} bytes but {BULK} has {free:,} free; make room, "
                       "set `features.dtype: uint8`, or lower `train` or the size in the protocol's `data`")
-    partial.mkdir(parents=True, exist_ok=True)
-    arrays = {tap: np.lib.format.open_memmap(partial / f"{tap}.npy", "r+" if done["images"] else "w+",
-                                             np.dtype(run["features"]["dtype"]), shape)
-              for tap, shape in shapes.items()}
+    writer.open()
     line = Line(f"features {run['model']}-{task}-s{run['seed']}", len(split))
-    for begin in range(done["images"], len(split), BATCH):
-        index = list(range(begin, min(begin + BATCH, len(split))))
-        stored, energies = encode(teacher, split.batch(index)[0], task, dtype)
-        for tap in models.TAPS:
-            arrays[tap][index] = stored[tap]
-            done["crc32"][tap] += [zlib.crc32(image) for image in stored[tap]]
-            done["energy"][tap] += energies[tap]
-        done["images"] = index[-1] + 1
-        checkpoint.write(partial / "progress.json", json.dumps(done).encode())
-        line.step(done["images"])
+    with ThreadPoolExecutor(1) as thread:                 # the teacher computes while the batch before it is written
+        written = None
+        for begin in range(writer.images, len(split), BATCH):
+            index = list(range(begin, min(begin + BATCH, len(split))))
+            stored, energies = encode(teacher, split.batch(index)[0], task, dtype)
+            if written:
+                written.result()
+            written = thread.submit(writer.append, stored, energies)
+            line.step(index[-1] + 1)
+        if written:
+            written.result()
+    arrays, done = writer.arrays, writer.done
     actual = sum((partial / f"{tap}.npy").stat().st_size for tap in models.TAPS)
     cosine, gap = parity(teacher, split, task, arrays, name)
     line.close(f"{actual / 1e6:.1f} MB written; parity: cosine {cosine:.7f}, largest difference {gap:.1e}")
@@ -107,11 +107,33 @@ def build(run, task, split, device):
     return json.loads((BULK / name / "manifest.json").read_text())
 
 
-def read_progress(partial):
-    try:
-        return json.loads((partial / "progress.json").read_text())
-    except (FileNotFoundError, ValueError):
-        return {"images": 0, "crc32": {tap: [] for tap in models.TAPS}, "energy": {tap: [] for tap in models.TAPS}}
+class Writer:
+    """Features of images in their order, batch by batch, into a folder; goes on after the last whole batch."""
+
+    def __init__(self, folder, shapes, kind):
+        self.folder, self.shapes, self.kind = folder, shapes, np.dtype(kind)
+        try:
+            self.done = json.loads((folder / "progress.json").read_text())
+        except (FileNotFoundError, ValueError):
+            self.done = {"images": 0, "crc32": {tap: [] for tap in shapes}, "energy": {tap: [] for tap in shapes}}
+
+    @property
+    def images(self):
+        return self.done["images"]
+
+    def open(self):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.arrays = {tap: np.lib.format.open_memmap(self.folder / f"{tap}.npy", "r+" if self.images else "w+",
+                                                      self.kind, shape) for tap, shape in self.shapes.items()}
+
+    def append(self, stored, energies):
+        """{tap: (B, P, C) numpy}, {tap: B mean squared norms}."""
+        for tap, images in stored.items():
+            self.arrays[tap][self.images:self.images + len(images)] = images
+            self.done["crc32"][tap] += [zlib.crc32(image) for image in images]
+            self.done["energy"][tap] += energies[tap]
+        self.done["images"] += len(images)
+        checkpoint.write(self.folder / "progress.json", json.dumps(self.done).encode())
 
 
 @torch.no_grad()
@@ -167,100 +189,19 @@ def load_bulk(run, task, split):
 
 
 def open_for(run, task, split, device):
-    """A source of one teacher's features for a student: `batch(index, image, taps)`, `describe()`."""
+    """One teacher's features for a student, as `pipeline/sources.py` has them."""
     place = os.environ.get("FEATURES", "auto")
     if place not in ("auto", "gpu", "ram", "disk", "live"):
         raise Problem(f"FEATURES is {place!r}; it can be auto, gpu, ram, disk or live")
     if place == "live":
-        return Live(run, task, split.classes, device)
-    manifest = load_bulk(run, task, split)
-    if manifest is None:
-        print(f"features of {task} are missing under {BULK}; rebuilding them from the teacher")
-        manifest = build(run, task, split, device)
+        return sources.Live(run, task, split.classes, device)
+    with distributed.one_by_one():
+        manifest = load_bulk(run, task, split)
+        if manifest is None:
+            print(f"features of {task} are missing under {BULK}; rebuilding them from the teacher")
+            manifest = build(run, task, split, device)
     if place == "auto":
-        place = roomiest(manifest["bytes"], device)
+        place = sources.roomiest(manifest["bytes"], device)
     elif place == "gpu" and device.type != "cuda":
         raise Problem("FEATURES is 'gpu' but the run is on the CPU; set FEATURES=ram or DEVICE=cuda")
-    return Cached(manifest, place, device)
-
-
-def roomiest(needed, device):
-    """The fastest tier that `needed` bytes fit in: four fifths of the free GPU memory, half of the free RAM, disk."""
-    if device.type == "cuda" and needed < 0.8 * torch.cuda.mem_get_info(device)[0]:
-        return "gpu"
-    try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except ValueError:                     # macOS does not say; the page cache serves the memory map
-        return "disk"
-    return "ram" if needed < 0.5 * free else "disk"
-
-
-class Live:
-    """A teacher that runs with every batch. `batch_statistics`: its batch norm takes each batch's own statistics, as
-    in the released KD4MTL, which never puts its teachers in eval mode; nothing can be cached then."""
-
-    def __init__(self, run, task, classes, device, batch_statistics=False):
-        self.task, self.batch_statistics = task, batch_statistics
-        self.network = teachers.load(run, task, classes, device).train(batch_statistics)
-
-    @torch.no_grad()
-    def batch(self, index, image, taps):
-        """{tap: (unit features (B, P, C), mean squared norm (B,))} of the images (B, 3, H, W)."""
-        features = self.network.features(image)[self.task]
-        return {tap: normalise(features[tap]) for tap in taps}
-
-    def describe(self):
-        return f"live, batch norm in {'train' if self.batch_statistics else 'eval'} mode"
-
-
-class Cached:
-    """Stored features of one teacher. Every image's checksum is checked once, when it is first read."""
-
-    def __init__(self, manifest, place, device):
-        self.manifest, self.place, self.device = manifest, place, device
-        self.folder = BULK / manifest["identity"]
-        self.arrays = {tap: self.open(tap) for tap in manifest["shapes"]}
-        self.energy = {tap: torch.tensor(values, dtype=torch.float64, device=device)
-                       for tap, values in manifest["energy"].items()}
-        self.unchecked = {tap: set(range(len(manifest["ids"]))) for tap in self.arrays}
-        if place in ("gpu", "ram"):
-            for tap, array in self.arrays.items():
-                array = np.array(array)
-                self.check(tap, array, range(len(array)))
-                self.arrays[tap] = torch.from_numpy(array).to(device if place == "gpu" else "cpu")
-
-    def open(self, tap):
-        path, shape = self.folder / f"{tap}.npy", tuple(self.manifest["shapes"][tap])
-        try:
-            array = np.load(path, mmap_mode="r")
-        except (OSError, ValueError, EOFError) as mistake:
-            raise self.damage(path, mistake) from None
-        if array.shape != shape or array.dtype != self.manifest["dtype"]:
-            raise self.damage(path, f"{array.dtype} {array.shape}, expected {self.manifest['dtype']} {shape}")
-        return array
-
-    def check(self, tap, images, index):
-        """Compare the CRC-32 of `images` (one an entry of `index`) with the manifest's; `Problem` on damage."""
-        for image, i in zip(images, index, strict=True):
-            if i in self.unchecked[tap]:
-                if zlib.crc32(np.ascontiguousarray(image)) != self.manifest["crc32"][tap][i]:
-                    raise self.damage(self.folder / f"{tap}.npy", f"checksum of image {self.manifest['ids'][i]}")
-                self.unchecked[tap].discard(i)
-
-    def damage(self, path, what):
-        return Problem(f"{path} is damaged ({what}); remove {self.folder} and run the same command again: the features "
-                       "are rebuilt and training goes on from its last epoch")
-
-    def batch(self, index, image, taps):
-        """{tap: (stored unit features (B, P, C), mean squared norm (B,))} of the images at positions `index`."""
-        out = {}
-        for tap in taps:
-            stored = self.arrays[tap][index]
-            if self.place == "disk":
-                self.check(tap, stored, index)
-                stored = torch.from_numpy(stored)
-            out[tap] = stored.to(self.device, non_blocking=True), self.energy[tap][index]
-        return out
-
-    def describe(self):
-        return f"{self.manifest['bytes'] / 1e6:.0f} MB {self.manifest['dtype']} in {self.place}"
+    return sources.Cached(BULK / manifest["identity"], manifest, place, device)

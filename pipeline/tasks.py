@@ -24,6 +24,7 @@ from statistics import fmean
 import torch
 import torch.nn.functional as F
 
+from pipeline import distributed
 from pipeline.metrics import METRICS
 
 FIXED = 2**24  # fixed point: units of 2^-24 metre, ratio or degree; a pixel is rounded by half a unit at most
@@ -67,6 +68,8 @@ def _valid(target):  # (B, C, H, W) -> (B, H, W) bool: M_d of section 4.1 for de
 def losses(predictions, targets, normal_mask="own"):
     """A loss a task (4.1): T scalars, in the order of `predictions`; 0, with gradient 0, without a valid pixel.
 
+    Of several processes each gets its images' part: the parts add up to the loss of the batch.
+
     normal_mask: "own" averages the normal loss over valid normals; "depth" over valid depth, as the released
     SegNet and multi-task MTAN do (quirk Q4): a pixel with depth but no normal then counts as cosine 0.
     """
@@ -76,7 +79,7 @@ def losses(predictions, targets, normal_mask="own"):
 
 
 def _masked_mean(values, mask):  # (B, H, W), (B, H, W) -> scalar; the clamp makes 0/0 of an empty mask 0
-    return torch.where(mask, values, 0).sum() / mask.sum().clamp(min=1)
+    return torch.where(mask, values, 0).sum() / distributed.total(mask.sum()).clamp(min=1)
 
 
 def _semantic_loss(prediction, targets, normal_mask):
@@ -214,12 +217,14 @@ class Tally:
 
     official_batch: images in a batch of the official protocol (the paper: NYUv2 2, Cityscapes 8); every chunk
     but the last holds a multiple of it. A metric without a valid pixel in the whole pass is NaN.
+    first, of: this process measures the images from `first` on, of so many; counts are added up over processes.
     """
 
-    def __init__(self, tasks, classes, device, official_batch):
+    def __init__(self, tasks, classes, device, official_batch, first=0, of=None):
         if official_batch < 1:
             raise ValueError(f"`official_batch` should be at least 1. Found {official_batch}.")
         self.tasks, self.classes, self.official_batch = [_task(t) for t in tasks], classes, official_batch
+        self.first, self.of = first, of
         self.images = [[] for _ in self.tasks]
         self.pooled = [torch.zeros((), dtype=torch.int64, device=device) for _ in self.tasks]
         self.faults = torch.zeros(len(self.tasks), 2, dtype=torch.int64, device=device)
@@ -242,11 +247,16 @@ class Tally:
             # pixels with NaN or inf, which survive the sum over channels: cheaper than a test per channel
             self.faults[i] += torch.stack([(~x.sum(dim=1).isfinite()).sum() for x in (prediction, target)])
 
+    def placed(self, rows):
+        """Rows (b, n) of this process's images among zeros for the others'."""
+        return F.pad(rows, (0, 0, self.first, 0 if self.of is None else self.of - self.first - len(rows)))
+
     def results(self):
         """{"official": {metric: float}, "dataset": {metric: float}}, with one copy to the host."""
         if not all(self.images):
             raise ValueError("No image was measured.")
-        pieces = [self.faults, *map(torch.cat, self.images), *self.pooled]
+        pieces = [self.faults, *(self.placed(torch.cat(rows)) for rows in self.images), *self.pooled]
+        pieces = distributed.totals(pieces)
         host = torch.cat([piece.flatten() for piece in pieces]).cpu().split([p.numel() for p in pieces])
         faults, *host = [flat.view(piece.shape) for flat, piece in zip(host, pieces, strict=True)]
         for task, pair in zip(self.tasks, faults.tolist(), strict=True):

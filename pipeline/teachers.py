@@ -3,7 +3,7 @@
 import torch
 
 import models
-from pipeline import checkpoint, params
+from pipeline import checkpoint, distributed, params
 from pipeline.tasks import TASKS
 
 
@@ -11,7 +11,7 @@ def network(run, tasks, classes, device):
     """The row's architecture with one head a task, channels last (convolutions are faster so, CPU and GPU)."""
     channels = {task: TASKS[task].channels(len(classes)) for task in tasks}
     built = models.load(run["model"], channels, run["train"]["width"], **run["architecture"])
-    return built.to(device, memory_format=torch.channels_last)
+    return distributed.synchronised(built.to(device, memory_format=torch.channels_last), device)
 
 
 def weights_file(run, task):

@@ -24,8 +24,9 @@ import torch
 import yaml
 
 import kernels.dispatch
-from pipeline import balancers, checkpoint, data, device, objectives, params, teachers
+from pipeline import balancers, checkpoint, compiled, data, device, distributed, objectives, params, teachers
 from pipeline.balance import Record
+from pipeline.data import augment
 from pipeline.measure import measure
 from pipeline.metrics import METRICS
 from pipeline.problem import Problem, run
@@ -34,9 +35,13 @@ from pipeline.progress import Line, clock
 
 def main(stage, model_name, name, seed):
     row = params.load().resolve(stage, model_name, name, seed)
+    if distributed.launched("pipeline.train", stage, model_name, name, seed):
+        return
     training, tasks, title = row["train"], row["tasks"], f"{model_name}-{name}-s{seed}"
     where = device.pick()
     train, test = data.Split("train", where), data.Split("test", where)
+    batches = batches_of(len(train), row)
+    enough_for_all(batches, test, row)
 
     # -- what is trained: the same seed gives every method of a row the same first weights
     torch.manual_seed(row["seed"])
@@ -45,11 +50,12 @@ def main(stage, model_name, name, seed):
     balancer = balancer_of(row, where)
     torch.manual_seed(row["seed"])              # what training draws does not depend on what was built
     optimiser = torch.optim.Adam(model.parameters(), training["lr"], fused=True)
-    print(f"{title}: {sum(p.numel() for p in model.parameters()):,} parameters, {device.describe(where)}, "
+    trunk, way = compiled.trunk_of(model, train.batch(distributed.share(batches[0]))[0], training["precision"])
+    print(f"{title}: {sum(p.numel() for p in model.parameters()):,} parameters, {device.describe(where)}, {way}, "
           f"kernels {kernels.dispatch.describe(where)}; {len(train)} images; {objective.describe()}")
 
     # -- what is already there
-    work = checkpoint.Run(title, checkpoint.fingerprint(row, data.fingerprint(data.load_manifest()), str(where),
+    work = checkpoint.Run(title, checkpoint.fingerprint(row, data.fingerprint(data.load_manifest()), where.type, way,
                                                         kernels.dispatch.choose(where), teacher_digests(row)))
     state = work.load()
     holders = {"model": model, "optimiser": optimiser, "objective": objective, "balancer": balancer}
@@ -63,21 +69,29 @@ def main(stage, model_name, name, seed):
         print(f"{title}: going on from epoch {len(curve)}")
 
     # -- the epochs
-    batch = training["batch"]
-    steps = len(train) // batch if row["switches"]["drop_last"] else math.ceil(len(train) / batch)
+    steps = len(batches)
     for epoch in range(len(curve), training["epochs"]):
         model.train()
         balancer.start_epoch([[line[f"loss_{task}"] for task in tasks] for line in curve])
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(mix(row["seed"], epoch))).tolist()
+        drawn = augment.draw(mix(row["seed"], epoch), len(train), *data.load_manifest()["size"]).to(where)
         line, begun, sums, broken = Line(f"{title} epoch {epoch + 1}/{training['epochs']}", steps), time.time(), 0, None
         record = Record(tasks)
-        for step in range(steps):
-            index = order[step * batch:(step + 1) * batch]
+        own = [[order[i] for i in distributed.share(batch)] for batch in batches]
+        expect(own[0], train, objective)
+        for step, index in enumerate(own):
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(training, epoch, step, steps)
             image, targets = train.batch(index)
-            predictions, features = forward(model, image, training["precision"])
+            if training["augment"] != "none":
+                image, targets = augment.apply(image, targets, drawn[data.positions(index, where)])
+            if step + 1 < steps:
+                expect(own[step + 1], train, objective)
+            predictions, features = forward(model, image, training["precision"], trunk)
             losses, terms, watched = objective(index, image, predictions, features, targets)
+            if distributed.size() > 1:
+                part = len(index) / len(batches[step])
+                terms, watched = ({name: part * x for name, x in means.items()} for means in (terms, watched))
             optimiser.zero_grad(set_to_none=True)
             weights, gramian = balancers.backward(balancer, model, losses, terms, features)
             optimiser.step()
@@ -92,6 +106,7 @@ def main(stage, model_name, name, seed):
                 broken, torch.where(values.isfinite(), steps, step))
             sums = sums + values
             line.step(step + 1, lambda values=values: f"loss {values[:len(tasks)].mean().item():.4f}")
+        sums, broken = distributed.total(sums), distributed.least(broken)
         names = [*(f"loss_{task}" for task in tasks), *terms, *watched]
         stop_if_broken(title, epoch, steps, [*names, *(f"weight_{task}" for task in tasks)], broken, record, work)
         took = time.time() - begun
@@ -133,10 +148,37 @@ def balancer_of(row, where):
         raise Problem(f"`methods.{row['name']}.options`: {mistake}; `make params` checks all of them") from None
 
 
-def forward(model, image, precision):
-    """The network under autocast where the row asks for bfloat16; predictions are float32 in any case."""
+def batches_of(images, row):
+    """Positions in an epoch's order, a list a step."""
+    batch = row["train"]["batch"]
+    steps = images // batch if row["switches"]["drop_last"] else math.ceil(images / batch)
+    return [list(range(k * batch, min((k + 1) * batch, images))) for k in range(steps)]
+
+
+def enough_for_all(batches, test, row):
+    """`Problem` where a process would be without an image."""
+    processes, smallest = distributed.size(), min(map(len, batches))
+    if smallest < processes:
+        raise Problem(f"{processes} processes share a batch of {smallest}; raise `batch` of the protocol in force"
+                      f"{'' if row['switches']['drop_last'] else ', set `switches.drop_last: true`'}, or lower NPROC")
+    judged = math.ceil(len(test) / row["switches"]["official_batch"])
+    if judged < processes:
+        raise Problem(f"{processes} processes share {judged} batches of the test set; lower NPROC")
+
+
+def expect(index, split, objective):
+    split.expect(index)
+    objective.expect(index)
+
+
+def forward(model, image, precision, trunk=None):
+    """The network under autocast where the row asks for bfloat16; predictions are float32 in any case.
+
+    `trunk` stands for `model.features` where it is compiled.
+    """
     with torch.autocast(image.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        return model(image)
+        features = (trunk or model.features)(image)
+        return model.predict(features), features
 
 
 def again(model, precision, objective, index, image, targets):

@@ -9,7 +9,7 @@ import torch
 
 import models
 from kernels import unpack
-from pipeline import data, features, params, store, teachers, train
+from pipeline import data, features, params, sources, store, teachers, train
 from pipeline.problem import Problem
 
 CPU = torch.device("cpu")
@@ -72,7 +72,7 @@ def test_batch_mode_teachers_depend_on_the_batch(copy):
     row = params.load().resolve("student", "segnet", "ours", "0")
     split = data.Split("train", CPU)
     for statistics, differ in ((True, True), (False, False)):
-        live = store.Live(row, "semantic", split.classes, CPU, batch_statistics=statistics)
+        live = sources.Live(row, "semantic", split.classes, CPU, batch_statistics=statistics)
         first = [live.batch(None, split.batch(index)[0], ["last"])["last"][0][0] for index in ([0, 1], [0, 2])]
         assert ((first[0] - first[1]).abs().max() > 1e-3) == differ
 

@@ -1,6 +1,7 @@
 """Balancers turn per-task losses into one update. One file a method, each with a class `Balancer` derived from this.
 
-The loop calls `backward` once a step and knows no method; that computes the smallest statistic a method `needs`:
+The loop calls `backward` once a step and knows no method; that computes the smallest statistic a method `needs`, of the
+whole batch where several processes share it:
 
     losses     nothing more: one backward pass of the weighted sum
     layer      Gramian on the last shared layer's weight, T passes as far as that layer; then as `losses`
@@ -23,6 +24,7 @@ import math
 import torch
 
 import kernels.dispatch
+from pipeline import distributed
 
 TINY = 1e-12              # least loss that is divided by, or whose logarithm is taken
 COMMON = {"heads": ("own", "weighted"), "scale": ("own", "sum", "mean"), "attention": ("own", "shared")}
@@ -160,7 +162,7 @@ def backward(balancer, model, losses, terms, features):
     Returns the weights (T,) that were applied and the Gramian (T, T), None where there was none; NaN among the weights
     if a gradient was not finite.
     """
-    values = torch.stack([loss.detach() for loss in losses])
+    values = distributed.total(torch.stack([loss.detach() for loss in losses]))
     again = balancer.held is not None and balancer.calls % balancer.period
     balancer.calls += 1
     if again:
@@ -180,7 +182,8 @@ def by_losses(balancer, model, losses, values, terms, features):
 
 def by_layer(balancer, model, losses, values, terms, features):
     layer = model.last_shared()
-    gramian = balancer.gramian_of([torch.autograd.grad(loss, [layer], retain_graph=True) for loss in losses])
+    gradients = [distributed.totals(torch.autograd.grad(loss, [layer], retain_graph=True)) for loss in losses]
+    gramian = balancer.gramian_of(gradients)
     weights = balancer.applied(values, gramian)
     weighted(balancer, model, losses, terms, weights)
     return weights, gramian
@@ -195,15 +198,18 @@ def weighted(balancer, model, losses, terms, weights):
         _, heads = parts(balancer, model)
         missing = balancer.head_weights(weights) - weights
         torch.autograd.backward(sum(w.to(loss) * loss for w, loss in zip(missing, losses, strict=True)), inputs=heads)
+    distributed.total_gradients(model.parameters())
 
 
 def by_gramian(balancer, model, losses, values, terms, features):
     shared, heads = parts(balancer, model)
     last = len(losses) - 1
-    gradients = [torch.autograd.grad(loss, [*shared, *heads], retain_graph=i < last or bool(terms), allow_unused=True)
+    gradients = [distributed.totals(torch.autograd.grad(loss, [*shared, *heads], allow_unused=True,
+                                                        retain_graph=i < last or bool(terms)))
                  for i, loss in enumerate(losses)]
     if terms:
         sum(terms.values()).backward()
+        distributed.total_gradients(model.parameters())
     by_task = balancer.prepare([found[:len(shared)] for found in gradients], values)
     gramian = balancer.gramian_of(by_task)
     weights = balancer.applied(values, gramian)
@@ -217,12 +223,13 @@ def by_features(balancer, model, losses, values, terms, features):
     heads = [p for task in balancer.tasks for p in model.head_parameters(task)]
     gradients = [torch.autograd.grad(loss, [*maps, *heads], retain_graph=True, allow_unused=True) for loss in losses]
     by_task = balancer.prepare([found[:len(maps)] for found in gradients], values, maps)
-    gramian = balancer.gramian_of(by_task)
+    gramian = distributed.total(balancer.gramian_of(by_task))          # each process has maps of its own images
     weights = balancer.applied(values, gramian)
     leaves = [x.detach() for x in maps]
     kernels.dispatch.combine(leaves, by_task, weights)
     torch.autograd.backward([*maps, *terms.values()], [*(leaf.grad for leaf in leaves), *[None] * len(terms)])
     kernels.dispatch.combine(heads, [found[len(maps):] for found in gradients], balancer.head_weights(weights))
+    distributed.total_gradients(model.parameters())
     return weights, gramian
 
 
@@ -240,7 +247,7 @@ def look_again(balancer, model, losses):
     """`losses()` once more, after the update; batch norm's running statistics do not see it."""
     kept = [buffer.clone() for buffer in model.buffers()]
     with torch.no_grad():
-        balancer.look_again(balancer.preference * torch.stack(losses()))
+        balancer.look_again(balancer.preference * distributed.total(torch.stack(losses())))
     for buffer, value in zip(model.buffers(), kept, strict=True):
         buffer.copy_(value)
 

@@ -19,6 +19,7 @@ import pathlib
 import numpy as np
 import torch
 
+from pipeline.ahead import Ahead, positions
 from pipeline.problem import Problem
 
 ROOT = pathlib.Path("out/data")
@@ -48,22 +49,35 @@ class Split:
     """One split on the device: `split.batch(index)` -> (image, targets) for a list of positions.
 
     image (B, 3, H, W) float32 in [0, 1], channels last; targets: label (B, H, W) int64, depth (B, 1, H, W) float32,
-    normal (B, 3, H, W) float32. `ids` are the images' names, in the arrays' order.
+    normal (B, 3, H, W) float32. `ids` are the images' names, in the arrays' order. What does not fit in half of a
+    GPU's free memory stays on the host; `expect(index)` then sends the next batch ahead.
     """
 
     def __init__(self, name, device, root=ROOT):
         manifest = load_manifest(root)
-        self.ids, self.classes = manifest["ids"][name], manifest["classes"]
+        self.ids, self.classes, self.device = manifest["ids"][name], manifest["classes"], device
         arrays = {kind: open_array(root / name / f"{kind}.npy", (len(self.ids), *manifest["size"])) for kind in KINDS}
         # CUDA takes a copy once; a CPU reads the memory map, so that only touched pages cost memory.
-        self.arrays = {kind: torch.from_numpy(array).to(device) for kind, array in arrays.items()}
+        needed = sum(array.nbytes for array in arrays.values())
+        self.resident = device.type == "cpu" or needed < 0.5 * torch.cuda.mem_get_info(device)[0]
+        self.arrays = {kind: torch.from_numpy(array).to(device if self.resident else "cpu")
+                       for kind, array in arrays.items()}
+        self.ahead = Ahead(lambda key: [array[list(key)] for array in self.arrays.values()], device)
 
     def __len__(self):
         return len(self.ids)
 
+    def expect(self, index):
+        if not self.resident:
+            self.ahead.expect(tuple(index))
+
     def batch(self, index):
-        index = torch.as_tensor(index, device=self.arrays["image"].device)
-        image, label, depth, normal = (self.arrays[kind][index] for kind in KINDS)
+        if self.resident:
+            places = positions(index, self.device)
+            raw = [array[places] for array in self.arrays.values()]
+        else:
+            raw = self.ahead.get(tuple(index))
+        image, label, depth, normal = raw                         # in the order of KINDS
         image = image.permute(0, 3, 1, 2).float().div_(255)        # a view in channels-last order, kept by float()
         targets = {"label": label.long(), "depth": depth[:, None].float(),
                    "normal": normal.permute(0, 3, 1, 2).float()}

@@ -7,8 +7,11 @@
     state_dict(), load_state_dict(state)
     describe()             one line for the run's header
 
+    expect(index)          the images of the next step: what has to be read for them may be read meanwhile
+
 `terms` are added to the balanced sum as they are; the attribute `terms` has their names. Names of terms and of what is
-`watched` appear in curve.csv.
+`watched` appear in curve.csv. Where several processes share a batch, losses are this one's parts of the whole
+(`tasks.losses`), terms and what is watched are means over its own images.
 """
 
 import importlib

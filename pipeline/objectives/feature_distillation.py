@@ -10,8 +10,9 @@ import torch
 
 from kernels import feature_distance
 from models.adaptor import Adaptor
-from pipeline import store
+from pipeline import distributed, sources, store
 from pipeline.objectives import supervised
+from pipeline.problem import Problem
 
 
 class Objective(supervised.Objective):
@@ -28,8 +29,12 @@ class Objective(supervised.Objective):
             for task in run["tasks"] for tap in self.taps
         }).to(device)
         live = method["teacher_bn"] == "batch"
-        self.sources = {task: store.Live(run, task, split.classes, device, batch_statistics=True) if live
+        self.sources = {task: sources.Live(run, task, split.classes, device, batch_statistics=True) if live
                         else store.open_for(run, task, split, device) for task in run["tasks"]}
+        augment = run["train"]["augment"]
+        if augment != "none" and any(isinstance(x, sources.Cached) for x in self.sources.values()):
+            raise Problem(f"`augment` is {augment!r}, but cached features are those of whole images; set "
+                          f"FEATURES=live or `methods.{run['name']}.teacher_bn: batch`, or `augment: none`")
         # `none` has no parameters, and Adam refuses an empty list
         parameters = list(self.adaptors.parameters())
         self.optimiser = torch.optim.Adam(parameters, training["lr"],
@@ -52,8 +57,13 @@ class Objective(supervised.Objective):
         names = [f"distance_{task}" for task in self.sources]
         return losses, {"distance": total}, dict(zip(names, self.weights * distances, strict=True))
 
+    def expect(self, index):
+        for source in self.sources.values():
+            source.expect(index, self.taps)
+
     def step(self):
         if self.optimiser:
+            distributed.total_gradients(self.adaptors.parameters())
             self.optimiser.step()
             self.optimiser.zero_grad(set_to_none=True)
 

@@ -12,6 +12,9 @@ class Objective:
     def __call__(self, index, image, predictions, features, targets):
         return tasks.losses(predictions, targets, self.normal_mask), {}, {}
 
+    def expect(self, index):
+        pass
+
     def step(self):
         pass
 

@@ -1,0 +1,40 @@
+"""Augmentation on the device: random scale, crop and mirror of a batch (MTAN's NYUv2 loader; KD4MTL's follow-up).
+
+A scale s of SCALES is drawn, an s-th of the image cut out at a random place and brought back to full size, its depth
+divided by s; half of the images are mirrored, their normals too. Images are resized bilinearly with corners aligned,
+targets by nearest pixel, so that none is a mixture (the released code interpolates normals, and leaves them short).
+"""
+
+import torch
+import torch.nn.functional as F
+
+SCALES = (1.0, 1.2, 1.5)
+
+
+def draw(seed, count, height, width):
+    """One epoch's draws, (count, 6) float32 on the host: scale, height, width, top and left of the cut, mirrored."""
+    drawn = torch.rand(count, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    scale = torch.tensor(SCALES, dtype=torch.float64)[(drawn[:, 0] * len(SCALES)).long()]
+    size = torch.stack([(height / scale).floor(), (width / scale).floor()], 1)
+    corner = (drawn[:, 1:3] * (torch.tensor([height, width]) - size + 1)).floor()
+    return torch.cat([scale[:, None], size, corner, (drawn[:, 3:] < 0.5)], 1).float()
+
+
+def apply(image, targets, drawn):
+    """image and targets as `Split.batch` gives them; drawn (B, 6), rows of `draw`, on their device."""
+    batch, device = torch.arange(len(drawn), device=image.device)[:, None, None], image.device
+    scale, heights, widths, top, left, mirrored = drawn[..., None].unbind(1)             # each (B, 1)
+    height, width = image.shape[-2:]
+    rows, columns = torch.arange(height, device=device)[None], torch.arange(width, device=device)[None]
+    columns = torch.where(mirrored > 0, width - 1 - columns, columns)
+    y, x = top + rows * ((heights - 1) / (height - 1)), left + columns * ((widths - 1) / (width - 1))
+    x, y = 2 * x[:, None] / (width - 1) - 1, 2 * y[..., None] / (height - 1) - 1            # of the whole, -1 to 1
+    grid = torch.stack(torch.broadcast_tensors(x, y), -1)
+    image = F.grid_sample(image, grid.to(image.dtype), align_corners=True, padding_mode="border")
+    near = ((top + (rows * heights / height).floor()).long()[..., None],
+            (left + (columns * widths / width).floor()).long()[:, None])
+    depth, normal = (targets[kind].permute(0, 2, 3, 1)[batch, *near].permute(0, 3, 1, 2)
+                     for kind in ("depth", "normal"))
+    x_mirrored = torch.cat([1 - 2 * mirrored, torch.ones_like(mirrored), torch.ones_like(mirrored)], 1)
+    return image, {"label": targets["label"][batch, *near], "depth": depth / scale[..., None, None].to(depth),
+                   "normal": normal * x_mirrored[..., None, None].to(normal)}

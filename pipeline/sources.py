@@ -1,0 +1,119 @@
+"""Where a student reads one teacher's features while it trains: the store's arrays in a tier, or the teacher itself.
+
+    batch(index, image, taps) -> {tap: (unit features (B, P, C), mean squared norm (B,))}
+    expect(index, taps)          the next batch; what has to be read for it is read meanwhile
+    describe()
+"""
+
+import os
+import zlib
+
+import numpy as np
+import torch
+
+from kernels.packing import normalise
+from pipeline import distributed, teachers
+from pipeline.ahead import Ahead, positions
+from pipeline.problem import Problem
+
+
+def roomiest(needed, device):
+    """The fastest tier that `needed` bytes fit in: four fifths of the free GPU memory, half of the free RAM, disk."""
+    if device.type == "cuda" and needed < 0.8 * torch.cuda.mem_get_info(device)[0]:
+        return "gpu"
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except ValueError:                     # macOS does not say; the page cache serves the files
+        return "disk"
+    return "ram" if needed * distributed.neighbours() < 0.5 * free else "disk"
+
+
+class Live:
+    """A teacher that runs with every batch. `batch_statistics`: its batch norm takes each batch's own statistics, as
+    in the released KD4MTL, which never puts its teachers in eval mode; nothing can be cached then."""
+
+    def __init__(self, run, task, classes, device, batch_statistics=False):
+        self.task, self.batch_statistics = task, batch_statistics
+        self.network = teachers.load(run, task, classes, device).train(batch_statistics)
+
+    def expect(self, index, taps):
+        pass
+
+    @torch.no_grad()
+    def batch(self, index, image, taps):
+        features = self.network.features(image)[self.task]
+        return {tap: normalise(features[tap]) for tap in taps}
+
+    def describe(self):
+        return f"live, batch norm in {'train' if self.batch_statistics else 'eval'} mode"
+
+
+class Cached:
+    """Stored features of one teacher. Every image's checksum is checked once, when it is first read."""
+
+    def __init__(self, folder, manifest, place, device):
+        self.folder, self.manifest, self.place, self.device = folder, manifest, place, device
+        self.unchecked = {tap: set(range(len(manifest["ids"]))) for tap in manifest["shapes"]}
+        self.files = {tap: self.open(tap) for tap in manifest["shapes"]}
+        self.energy = {tap: torch.tensor(values, dtype=torch.float64, device=device)
+                       for tap, values in manifest["energy"].items()}
+        self.ahead = Ahead(self.read, device)
+        if place in ("gpu", "ram"):
+            whole = list(range(len(manifest["ids"])))
+            self.arrays = {tap: self.from_disk(tap, whole).to(device if place == "gpu" else "cpu")
+                           for tap in manifest["shapes"]}
+        # what lies on the device, a CPU's RAM too, is there at once
+        self.resident = place == "gpu" or (place == "ram" and device.type == "cpu")
+
+    def open(self, tap):
+        """(offset of the first image, shape of one, numpy type) of a file that is as the manifest says."""
+        path, shape = self.folder / f"{tap}.npy", tuple(self.manifest["shapes"][tap])
+        try:
+            array = np.load(path, mmap_mode="r")
+        except (OSError, ValueError, EOFError) as mistake:
+            raise self.damage(path, mistake) from None
+        if array.shape != shape or array.dtype != self.manifest["dtype"]:
+            raise self.damage(path, f"{array.dtype} {array.shape}, expected {self.manifest['dtype']} {shape}")
+        return array.offset, shape[1:], array.dtype
+
+    def from_disk(self, tap, index):
+        """Images (B, P, C) of `index`, read straight into their place, checked when first met."""
+        path, (offset, shape, kind) = self.folder / f"{tap}.npy", self.files[tap]
+        out = torch.empty(len(index), *shape, dtype=getattr(torch, kind.name))
+        with open(path, "rb", buffering=0) as file:
+            for image, i in zip(out.numpy(), index, strict=True):
+                place, got = memoryview(image).cast("B"), 0
+                file.seek(offset + i * len(place))
+                while got < len(place):
+                    more = file.readinto(place[got:])
+                    if not more:
+                        raise self.damage(path, f"it ends within image {self.manifest['ids'][i]}")
+                    got += more
+                if i in self.unchecked[tap]:
+                    if zlib.crc32(place) != self.manifest["crc32"][tap][i]:
+                        raise self.damage(path, f"checksum of image {self.manifest['ids'][i]}")
+                    self.unchecked[tap].discard(i)
+        return out
+
+    def damage(self, path, what):
+        return Problem(f"{path} is damaged ({what}); remove {self.folder} and run the same command again: the features "
+                       "are rebuilt and training goes on from its last epoch")
+
+    def read(self, key):
+        index, taps = key
+        if self.place == "disk":
+            return [self.from_disk(tap, index) for tap in taps]
+        return [self.arrays[tap][list(index)] for tap in taps]
+
+    def expect(self, index, taps):
+        if not self.resident:
+            self.ahead.expect((tuple(index), tuple(taps)))
+
+    def batch(self, index, image, taps):
+        places = positions(index, self.device)
+        stored = [self.arrays[tap][places] for tap in taps] if self.resident else self.ahead.get(
+            (tuple(index), tuple(taps)))
+        return {tap: (x, self.energy[tap][places]) for tap, x in zip(taps, stored, strict=True)}
+
+    def describe(self):
+        return f"{self.manifest['bytes'] / 1e6:.0f} MB {self.manifest['dtype']} in {self.place}"

@@ -1,0 +1,175 @@
+"""Several processes: the same training as one, one writer, and resumption after one of them is killed."""
+
+import csv
+import os
+import pathlib
+import re
+import shutil
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, command
+
+from pipeline import distributed, params, train
+from pipeline.problem import Problem
+
+# In float64, where two orders of summation do not part; leaves what every process's balancer saw.
+ROWS = """
+import os, sys, torch
+torch.set_default_dtype(torch.float64)
+torch.Tensor.float = torch.Tensor.double
+from pipeline import balance, train
+seen, add = [], balance.Record.add
+def watched(record, weights, gramian, residual):
+    seen.append((weights.clone(), None if gramian is None else gramian.clone()))
+    add(record, weights, gramian, residual)
+balance.Record.add = watched
+for row in sys.argv[1:]:
+    train.main(*row.split())
+torch.save(seen, "seen" + os.environ.get("RANK", ""))
+"""
+# losses, a layer's, features' and parameters' Gramians, signs of features, a second look, averages, and distillation
+SHARED = ("baseline segnet uniform 0", "wide segnet gradnorm 0", "wide segnet aligned-ub 0", "wide segnet aligned 0",
+          "wide segnet graddrop 0", "wide segnet famo 0", "wide segnet db-mtl 0", "student segnet ours 0",
+          "student segnet aligned-ours 0")
+
+
+def rows(text):
+    """SHARED's rows in params.yaml, with two steps of three images, which two processes share unevenly."""
+    text = text.replace("  rows: [si,", "  rows: [gradnorm, si,")
+    text = text.replace("students: [ours]", "students: [ours, aligned-ours]")
+    head, ours, tail = re.split(r"(?<=\n)(  ours:.*?\n)(?=\n)", text, maxsplit=1, flags=re.S)
+    another = ours.replace("ours:", "aligned-ours:").replace("uniform", "aligned_mtl")
+    head, tail = (head + ours + another + tail).split("  smoke:\n")
+    return head + "  smoke:\n" + tail.replace("batch: 4", "batch: 3", 1).replace("epochs: 2", "epochs: 1", 1)
+
+
+def together(count, *words, cwd, code):
+    """`python -c code words` as `count` processes of one group; all have ended well."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = os.environ | {"PYTHONPATH": str(ROOT), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count),
+                           "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    processes = [subprocess.Popen([sys.executable, "-c", code, *words], cwd=cwd, stdout=subprocess.PIPE,
+                                  stderr=subprocess.STDOUT, text=True,
+                                  env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(count)]
+    said = [process.communicate()[0] for process in processes]
+    assert not any(process.returncode for process in processes), said
+    return said
+
+
+def read(file):
+    with open(file) as lines:
+        return [{key: float(value) for key, value in line.items()} for line in csv.DictReader(lines)]
+
+
+@pytest.fixture(scope="module")
+def both(trained, tmp_path_factory):
+    """Folders in which SHARED was trained by one process, and by two."""
+    alone, two = (tmp_path_factory.mktemp(name) / "copy" for name in ("alone", "two"))
+    for folder in (alone, two):
+        shutil.copytree(trained, folder)
+        (folder / "params.yaml").write_text(rows((folder / "params.yaml").read_text()))
+    done = command(*SHARED, cwd=alone, code=ROWS)
+    assert done.returncode == 0, done.stderr
+    said = together(2, *SHARED, cwd=two, code=ROWS)
+    return alone, two, said
+
+
+@pytest.mark.parametrize("row", SHARED)
+def test_two_processes_equal_one(both, row):
+    alone, two, _ = both
+    for name in ("curve.csv", "balance.csv"):
+        expected, found = (read(folder / params.folder(*row.split()[1:]) / name) for folder in (alone, two))
+        assert len(found) == len(expected) == 1 and found[0].keys() == expected[0].keys()
+        for key in set(found[0]) - {"residual"}:               # which is rounding itself
+            # after the two Adam steps of an epoch, which multiply a difference of 1e-15
+            assert found[0][key] == pytest.approx(expected[0][key], rel=1e-6, abs=1e-9), (name, key)
+
+
+def test_every_process_has_the_same_weights_and_gramians(both):
+    first, second = (torch.load(both[1] / f"seen{rank}", weights_only=True) for rank in range(2))
+    assert len(first) == 2 * len(SHARED)
+    for (weights, gramian), (others, its) in zip(first, second, strict=True):
+        assert torch.equal(weights, others)
+        assert gramian is its is None or torch.equal(gramian, its)
+
+
+def test_rank_0_alone_speaks_and_writes(both):
+    _, two, said = both
+    assert "2 x cpu" in said[0] and "segnet-ours-s0 epoch 1/1" in said[0]
+    assert said[1] == ""
+
+
+# Rank 1 kills itself in the second epoch, the first time that it gets there. Read by every python of the run.
+KILLS_ONE = """
+import os, signal, sys
+if os.environ.get("RANK") == "1":
+    sys.path.insert(0, os.environ["PYTHONPATH"])
+    from pipeline import balancers
+    called, original = 0, balancers.backward
+    def killing(*arguments):
+        global called
+        called += 1
+        if called == 3 and not os.path.exists("killed"):
+            open("killed", "w")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*arguments)
+    balancers.backward = killing
+"""
+STUDENT = ("pipeline.train", "student", "segnet", "ours", "0")
+
+
+def test_after_a_kill_of_one_process_the_same_bits(copy, tmp_path):
+    """By the same command again, and by torchrun's own restart."""
+    (tmp_path / "kill").mkdir()
+    (tmp_path / "kill/sitecustomize.py").write_text(KILLS_ONE)
+    folder = params.folder(*STUDENT[2:])
+
+    def bits():
+        return {name: (folder / name).read_bytes() for name in ("weights.pt", "curve.csv", "balance.csv")}
+    done = command(*STUDENT, cwd=copy, NPROC="2")
+    assert done.returncode == 0, done.stderr
+    assert "2 x cpu" in done.stdout and done.stdout.count("epoch 2/2") == 1
+    expected = bits()
+    path = f"{tmp_path / 'kill'}:{ROOT}"
+    shutil.rmtree(folder)
+    killed = command(*STUDENT, cwd=copy, NPROC="2", PYTHONPATH=path)
+    assert killed.returncode == 2 and not folder.exists()
+    assert killed.stderr.strip().splitlines()[-1] == (
+        "error: process 1 of 2 was ended by SIGKILL; the same command goes on from the last finished epoch")
+    assert "Traceback" not in killed.stderr
+    again = command(*STUDENT, cwd=copy, NPROC="2")
+    assert "going on from epoch 1" in again.stdout and bits() == expected
+    shutil.rmtree(folder)
+    pathlib.Path("killed").unlink()
+    restarted = command(*STUDENT, cwd=copy, NPROC="2", PYTHONPATH=path, PET_MAX_RESTARTS="1")
+    assert restarted.returncode == 0, restarted.stderr
+    assert "going on from epoch 1" in restarted.stdout and bits() == expected
+
+
+def test_too_many_processes_are_refused_in_one_sentence(copy):
+    done = command(*STUDENT, cwd=copy, NPROC="5")
+    assert done.returncode == 2
+    assert done.stderr.strip() == ("error: 5 processes share a batch of 4; raise `batch` of the protocol in force, or "
+                                   "lower NPROC")
+
+
+@pytest.mark.parametrize("asked", ["0", "two", "-1"])
+def test_nproc_is_a_number(copy, monkeypatch, asked):
+    monkeypatch.setenv("NPROC", asked)
+    with pytest.raises(Problem, match=f"NPROC is '{asked}'"):
+        train.main(*STUDENT[1:])
+
+
+def test_a_part_of_a_list_for_everyone(monkeypatch):
+    parts = []
+    for rank in range(3):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(distributed, "size", lambda: 3)
+        parts.append(distributed.share(list(range(8))))
+    assert sum(parts, []) == list(range(8)) and {len(part) for part in parts} == {2, 3}

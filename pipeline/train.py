@@ -98,7 +98,7 @@ def main(stage, model_name, name, seed):
             objective.step()
             if balancer.looks_again:
                 balancers.look_again(balancer, model, functools.partial(
-                    again, model, training["precision"], objective, index, image, targets))
+                    again, model, training["precision"], objective, image, targets))
             record.add(weights, gramian, balancer.residual)
             values = torch.stack([x.detach().double() for x in (*losses, *terms.values(), *watched.values(), *weights)])
             # sums stay on the device; the first non-finite step is found without waiting for it
@@ -181,10 +181,10 @@ def forward(model, image, precision, trunk=None):
         return model.predict(features), features
 
 
-def again(model, precision, objective, index, image, targets):
+def again(model, precision, objective, image, targets):
     """The task losses of a batch once more."""
-    predictions, features = forward(model, image, precision)
-    return objective(index, image, predictions, features, targets)[0]
+    predictions, _ = forward(model, image, precision)
+    return objective.losses(predictions, targets)
 
 
 def learning_rate(training, epoch, step, steps):

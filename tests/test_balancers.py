@@ -11,6 +11,7 @@ import torch
 import models
 from kernels import reference
 from pipeline import balancers, evaluate, params, train
+from pipeline.objectives import feature_distillation
 
 TASKS = ["one", "two", "three"]
 
@@ -182,6 +183,26 @@ def test_second_look_leaves_batch_norm_alone():
     balancer = balancers.load("famo", ["one"])
     balancers.look_again(balancer, model, lambda: [model(torch.randn(5, 3)).square().mean()])
     assert all(torch.equal(a, b) for a, b in zip(before, model.buffers(), strict=True))
+
+
+def test_second_look_is_at_the_batch_that_the_weights_are_of():
+    balancer = balancers.load("famo", TASKS, period=3)
+    looks = []
+    for k in range(7):
+        model = Toy()
+        losses = model.losses(torch.randn(6, 5, generator=torch.Generator().manual_seed(k)))
+        balancers.backward(balancer, model, losses, {}, model.features)
+        balancers.look_again(balancer, model, lambda k=k, losses=losses: looks.append(k) or losses)
+    assert looks == [0, 3, 6]
+
+
+def test_second_look_measures_no_distance(copy, monkeypatch):
+    use(open("params.yaml").read(), student=("objective: feature_distillation\n    balancer: uniform",
+                 "objective: feature_distillation\n    balancer: famo"))
+    calls, distance = [], feature_distillation.feature_distance
+    monkeypatch.setattr(feature_distillation, "feature_distance", lambda *a: calls.append(0) or distance(*a))
+    train.main("student", "segnet", "ours", "0")
+    assert len(calls) == 2 * evaluate.read(params.folder("segnet", "ours", 0), "")[1]["steps"]      # a tap each
 
 
 # -- what lands in .grad

@@ -244,7 +244,9 @@ def parts(balancer, model):
 
 
 def look_again(balancer, model, losses):
-    """`losses()` once more, after the update; batch norm's running statistics do not see it."""
+    """`losses()` once more, after an update by new weights; batch norm's running statistics do not see it."""
+    if (balancer.calls - 1) % balancer.period:
+        return
     kept = [buffer.clone() for buffer in model.buffers()]
     with torch.no_grad():
         balancer.look_again(balancer.preference * distributed.total(torch.stack(losses())))

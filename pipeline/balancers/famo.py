@@ -1,7 +1,8 @@
 """FAMO, fast adaptive multitask optimisation (Liu et al. 2023, arXiv 2306.03792, Algorithm 1), without gradients.
 
 With z = softmax(w) the step follows sum z_t log L_t over sum z_t / L_t; w then follows the change of the log losses on
-the same batch, measured by a second forward pass after the update. The losses' minima are taken as 0.
+the same batch, measured by a second forward pass after the update; with `period`, only where there are new weights. The
+losses' minima are taken as 0.
 """
 
 import torch

@@ -3,6 +3,7 @@
     Objective(run, model, split, device)
     __call__(index, image, predictions, features, targets)
         -> losses [T scalars], terms {name: scalar}, watched {name: scalar without gradient}
+    losses(predictions, targets)      those alone
     step()                 the objective's own optimiser, if it has one; clears its gradients too
     state_dict(), load_state_dict(state)
     describe()             one line for the run's header

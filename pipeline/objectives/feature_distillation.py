@@ -41,7 +41,7 @@ class Objective(supervised.Objective):
                                           weight_decay=training["l2"], fused=True) if parameters else None
 
     def __call__(self, index, image, predictions, features, targets):
-        losses, _, _ = super().__call__(index, image, predictions, features, targets)
+        losses = self.losses(predictions, targets)
         taught = [source.batch(index, image, self.taps) for source in self.sources.values()]
         total, distances = 0.0, 0.0
         for tap in self.taps:

@@ -104,6 +104,9 @@ def test_heads_follow_their_policy(name, policy):
     model, weights = one_step(name, heads=policy)
     sizes = [sum(p.numel() for p in model.head_parameters(task)) for task in TASKS]
     own = own_gradients(heads)
+    if name == "db_mtl":                    # of log losses
+        losses = torch.stack(Toy().losses(torch.randn(6, 5, generator=torch.Generator().manual_seed(1)))).detach()
+        own = own / losses[:, None]
     expected = own.sum(0) if policy == "own" else (weights.repeat_interleave(torch.tensor(sizes)) * own.sum(0))
     torch.testing.assert_close(grad(heads(model)), expected, rtol=1e-4, atol=1e-6)
 
@@ -134,6 +137,29 @@ def test_preference_multiplies_the_losses_before_the_method_sees_them():
     assert one_step("uniform", preference={"two": 3.0})[1].tolist() == [1, 3, 1]
 
 
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "famo"])
+def test_preference_turns_the_update(name):
+    plain, turned = (grad(shared(one_step(name, preference=p)[0])) for p in (None, {"two": 4.0, "three": 0.3}))
+    assert torch.cosine_similarity(plain, turned, dim=0) < 0.9999
+
+
+def test_log_losses_reach_the_heads_and_preference_the_lengths():
+    model, weights = one_step("db_mtl", preference={"two": 4.0})
+    losses = torch.stack(Toy().losses(torch.randn(6, 5, generator=torch.Generator().manual_seed(1)))).detach().double()
+    sizes = torch.tensor([sum(p.numel() for p in model.head_parameters(task)) for task in TASKS])
+    torch.testing.assert_close(grad(heads(model)), (1 / losses).repeat_interleave(sizes) * own_gradients(heads).sum(0),
+                               rtol=1e-4, atol=1e-6)
+    j = own_gradients(shared) / losses[:, None]             # the first step: averages have the factor 1 - beta
+    unit = 0.1 * j.norm(dim=1).max() * j / j.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(grad(shared(model)), torch.tensor([1.0, 4.0, 1.0]).double() @ unit, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", ["sum", "mean"])
+def test_weights_that_are_all_zero_stay_zero(scale):
+    balancer = balancers.load("config", TASKS, scale=scale)
+    assert balancer.applied(torch.ones(3), torch.zeros(3, 3, dtype=torch.float64)).tolist() == [0, 0, 0]
+
+
 @pytest.mark.parametrize("scale, total", [("sum", 3), ("mean", 1)])
 def test_weights_add_up(scale, total):
     for name in ("uniform", "nash_mtl", "mgda", "aligned_mtl", "dwa"):
@@ -150,6 +176,13 @@ def test_period_keeps_the_weights_between():
         seen.append((weights.tolist(), gramian is not None))
     assert [new for _, new in seen] == [True, False, False, True, False, False, True]
     assert seen[0][0] == seen[1][0] == seen[2][0] != seen[3][0]
+
+
+def test_steps_between_keep_the_clipped_weights():
+    model, balancer = Toy(), balancers.load("nash_mtl", TASKS, period=2, clip=1e-3)
+    first, second = (balancers.backward(balancer, model, model.losses(torch.ones(6, 5)), {}, {}) for _ in range(2))
+    assert second[1] is None and torch.equal(first[0], second[0])
+    assert (first[0] @ first[1] @ first[0]).sqrt().item() == pytest.approx(1e-3)
 
 
 def test_mtan_attention_is_its_tasks_or_shared():
@@ -171,7 +204,8 @@ def test_mtan_attention_is_its_tasks_or_shared():
     ("uncertainty", {"lr": -1.0}, "`lr` is -1.0"), ("gradvac", {"beta": 2}, "`beta` is 2"),
     ("graddrop", {"leak": 1.1}, "`leak` is 1.1"), ("imtl", {"part": "X"}, "G, L, hybrid"),
     ("stch", {"mu": 0}, "`mu` is 0"), ("gradnorm", {"alpha": -1}, "`alpha` is -1"), ("si", {"offset": -1}, "`offset`"),
-    ("db_mtl", {"beta": 2}, "`beta` is 2"), ("nash_mtl", {"clip": 0}, "`clip` is 0")])
+    ("db_mtl", {"beta": 2}, "`beta` is 2"), ("nash_mtl", {"clip": 0}, "`clip` is 0"),
+    ("db_mtl", {"period": 2}, "`period` is 2; db_mtl"), ("famo", {"preference": {"one": 2.0}}, "famo undoes")])
 def test_options_out_of_range_are_sentences(name, options, words):
     with pytest.raises(ValueError, match=re.escape(words)):
         balancers.load(name, TASKS, **options)

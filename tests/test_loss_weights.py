@@ -25,6 +25,23 @@ def test_weights_of_losses_are_the_derivatives_of_the_printed_sums():
         torch.testing.assert_close(balancer.weights(losses.detach(), None), exact)
 
 
+def test_preferences_are_in_the_printed_sums():
+    losses = torch.tensor([0.5, 2.0, 4.0], requires_grad=True)
+    tasks, p = ["a", "b", "c"], torch.tensor([1.0, 3.0, 0.5])
+    nadir = torch.tensor([1.0, 1.0, 8.0])
+    prefer = {"preference": {"b": 3.0, "c": 0.5}}
+    stch = balancers.load("stch", tasks, mu=0.5, warmup=0, **prefer)
+    stch.start_epoch([nadir.tolist()])
+    for balancer, total in ((balancers.load("si", tasks, **prefer), (p * losses.log()).sum()),
+                            (balancers.load("gls", tasks, **prefer), (losses ** (p / 4.5)).prod()),
+                            (balancers.load("stch", tasks, **prefer), (p * losses.log()).sum()),
+                            (stch, 3 * 0.5 * torch.logsumexp((p * losses / nadir).log() / 0.5, 0)),
+                            (balancers.load("imtl", tasks, part="L", **prefer), (p * losses).sum()),
+                            (balancers.load("uncertainty", tasks, init=0.0, **prefer), (p * losses).sum() / 2)):
+        exact, = torch.autograd.grad(total, losses)
+        torch.testing.assert_close(balancer.applied(losses.detach(), None), exact)
+
+
 def test_famo_moves_towards_the_task_that_falls_least():
     balancer = balancers.load("famo", ["a", "b"], decay=0.0)
     losses = torch.tensor([1.0, 1.0])
@@ -45,6 +62,22 @@ def test_gradnorm_lowers_the_weight_of_the_task_with_the_longer_gradient():
     other.weights(torch.ones(2), torch.eye(2, dtype=torch.float64))
     other.weights(torch.tensor([0.2, 1.0]), torch.eye(2, dtype=torch.float64))
     assert other.learned[1] > 1 > other.learned[0]
+
+
+def test_gradnorm_waits_for_a_loss_above_zero():
+    balancer, m = balancers.load("gradnorm", ["a", "b"], lr=0.1), torch.eye(2, dtype=torch.float64)
+    for losses in ([0.0, 1.0], [0.0, 1.0], [0.5, 1.0], [0.5, 0.2], [0.5, 0.2]):
+        found = balancer.weights(torch.tensor(losses), m)
+    assert balancer.first.tolist() == [0.5, 1] and found[0] > 1 > found[1]
+    for _ in range(3):
+        assert balancer.weights(torch.zeros(2), 0 * m).isfinite().all()
+
+
+def test_gradnorm_keeps_preferred_norms():
+    balancer = balancers.load("gradnorm", ["a", "b"], lr=0.1, preference={"b": 3.0})
+    for _ in range(300):
+        found = balancer.applied(torch.ones(2), torch.diag(torch.tensor([16.0, 1.0], dtype=torch.float64)))
+    assert (found[1] / found[0]).item() == pytest.approx(12, rel=0.1)
 
 
 def test_uncertainty_settles_at_half_over_the_loss():

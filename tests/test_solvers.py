@@ -103,6 +103,26 @@ def test_conflict_free_direction_has_one_cosine(tasks):
     assert g.norm().item() == pytest.approx((j @ g / g.norm()).sum().item())
 
 
+@pytest.mark.parametrize("exponent", [0.5, 1.0, 2.0])
+def test_preferred_utilities(exponent):
+    j, p = rows(3), torch.tensor([1.0, 4.0, 0.3], dtype=torch.float64)
+    m, names = j @ j.T, {"task1": 4.0, "task2": 0.3}
+    a = weights("fairgrad", m, exponent=exponent, preference=names)
+    torch.testing.assert_close(m @ a, (p / a) ** (1 / exponent), rtol=1e-6, atol=0)
+    if exponent == 1:
+        torch.testing.assert_close(weights("nash_mtl", m, preference=names), a)
+        assert (a @ m @ a).item() == pytest.approx(5.3)
+
+
+def test_preferred_projections():
+    j, p = rows(3), torch.tensor([1.0, 4.0, 0.3], dtype=torch.float64)
+    for name in ("imtl", "config"):
+        balancer = balancers.load(name, ["one", "two", "three"], preference={"two": 4.0, "three": 0.3})
+        along = j @ (balancer.weights(torch.ones(3), j @ j.T) @ j) / j.norm(dim=1)
+        torch.testing.assert_close(along / along[0], p, rtol=1e-6, atol=0)
+        assert balancer.residual is None or balancer.residual < 1e-9
+
+
 @pytest.mark.parametrize("tasks", [2, 3, 5, 8, 11])
 @pytest.mark.parametrize("mode", ["min", "median", "rmse"])
 def test_aligned_components_are_equal(tasks, mode):
@@ -252,7 +272,15 @@ def test_gradients_that_are_not_finite_show(name):
     for value in (torch.nan, torch.inf):
         j[1, 2] = value
         balancer = balancers.load(name, ["a", "b", "c"])
-        assert balancer.applied(torch.ones(3), j @ j.T).isnan().all()
+        for scale in ("own", "mean"):
+            balancer.scale = scale
+            assert balancer.applied(torch.ones(3), j @ j.T).isnan().tolist() == [False, True, False]
+
+
+def test_impartial_residual_is_zero_where_every_gradient_is():
+    balancer = balancers.load("imtl", ["a", "b", "c"])
+    assert balancer.weights(torch.ones(3), torch.zeros(3, 3, dtype=torch.float64)).tolist() == [1 / 3] * 3
+    assert balancer.residual == 0
 
 
 def test_mean_is_left_where_there_is_nothing_to_avert():

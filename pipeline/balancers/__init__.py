@@ -11,7 +11,7 @@ whole batch where several processes share it:
 A Gramian is (T, T), float64; G_ij = <g_i, g_j>. Options that every method has:
 
     heads       own: a head follows its own loss with weight 1 | weighted: with its task's weight
-    preference  {task: factor}: the losses are multiplied by it before the method sees them, unless its file says more
+    preference  {task: factor}: what its file says, else the losses are multiplied by it before the method sees them
     scale       own: weights as the paper has them | sum, mean: their absolute values add up to T, to 1
     attention   MTAN's branches, where a Gramian on the parameters is needed: own, as heads | shared: in the Gramian
     period      weights are computed every so many steps; between, one pass with the last ones
@@ -33,7 +33,7 @@ COMMON = {"heads": ("own", "weighted"), "scale": ("own", "sum", "mean"), "attent
 class Balancer:
     needs = "losses"
     heads = None               # a method's own default; else weighted for `losses` and `layer`, own for the others
-    prefers = False            # True: `preference` has a meaning in the method itself
+    prefers = False            # True: `preference` has a meaning in the method itself; None: it has no effect
     looks_again = False        # True: `look_again` wants the losses of the same batch after the update
     residual = None            # after `weights`, of a method that solves a problem: how far from solved, () tensor
     state = ("calls", "held", "generator")     # attributes that a resumed run needs
@@ -46,6 +46,8 @@ class Balancer:
         if not period >= 1:
             raise ValueError(f"`period` is {period}; it should be at least 1 step")
         preference = preference or {}
+        if preference and self.prefers is None:
+            raise ValueError(f"`preference` is {preference}; {type(self).__module__.split('.')[-1]} undoes any")
         if set(preference) - set(tasks) or not all(0 < p < math.inf for p in preference.values()):
             raise ValueError(f"`preference` is {preference}; it should have positive factors of {', '.join(tasks)}")
         self.tasks, self.heads, self.scale, self.attention, self.period = list(tasks), heads, scale, attention, period
@@ -62,17 +64,19 @@ class Balancer:
         raise NotImplementedError
 
     def applied(self, losses, gramian):
-        """`weights` under the options `preference` and `scale`; NaN if the Gramian is not finite."""
+        """`weights` under the options `preference` and `scale` (not of zeros); NaN where a gradient is not finite."""
         if self.prefers:
             weights = self.weights(losses, gramian)
         else:
             p = self.preference
             weights = p * self.weights(p * losses, None if gramian is None else gramian * p * p[:, None])
         if gramian is not None:
-            weights = torch.where(gramian.isfinite().all(), weights, torch.nan)
+            whole = gramian.diagonal().isfinite()
+            weights = torch.where(whole, torch.where(whole.all(), weights, 0), torch.nan)
         if self.scale == "own":
             return weights
-        return weights * ((len(self.tasks) if self.scale == "sum" else 1) / weights.abs().sum())
+        total = weights.abs().sum()
+        return torch.where(total > 0, weights * ((len(self.tasks) if self.scale == "sum" else 1) / total), weights)
 
     def prepare(self, gradients, losses, maps=None):
         """What takes the place of the tasks' gradients: lists over parameters or `maps`, None where there is none."""
@@ -159,8 +163,8 @@ def options(name):
 def backward(balancer, model, losses, terms, features):
     """Fill every `.grad` from the task losses, T scalars, and the objective's own terms (scalars, never balanced).
 
-    Returns the weights (T,) that were applied and the Gramian (T, T), None where there was none; NaN among the weights
-    if a gradient was not finite.
+    Returns the weights (T,) that were applied and the Gramian (T, T), None where there was none; with one, NaN for the
+    tasks whose gradient was not finite.
     """
     values = distributed.total(torch.stack([loss.detach() for loss in losses]))
     again = balancer.held is not None and balancer.calls % balancer.period
@@ -249,7 +253,7 @@ def look_again(balancer, model, losses):
         return
     kept = [buffer.clone() for buffer in model.buffers()]
     with torch.no_grad():
-        balancer.look_again(balancer.preference * distributed.total(torch.stack(losses())))
+        balancer.look_again(distributed.total(torch.stack(losses())))
     for buffer, value in zip(model.buffers(), kept, strict=True):
         buffer.copy_(value)
 

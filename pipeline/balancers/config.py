@@ -1,7 +1,8 @@
 """ConFIG, conflict-free inverse gradients (Liu, Chu & Thuerey 2024, arXiv 2408.11104, Eq. 2 and 3).
 
 The direction with the same cosine to every gradient, x = pinv(U) 1 with U the unit gradients, times the sum of the
-gradients' projections on it. Of the Gramian alone, with the cosines C: x = sum (C^-1 1)_t u_t.
+gradients' projections on it. Of the Gramian alone, with the cosines C: x = sum (C^-1 1)_t u_t. `preference` takes the
+place of the 1: the cosines are in proportion to it.
 """
 
 import torch
@@ -14,6 +15,7 @@ TOLERANCE = 1e-9           # of the pseudo-inverse, relative to the largest eige
 
 class Balancer(balancers.Balancer):
     needs = "gramian"
+    prefers = True
 
     def weights(self, losses, gramian):
         norms = norms_of(gramian)
@@ -22,7 +24,8 @@ class Balancer(balancers.Balancer):
         cosines = gramian / unit[..., None] / unit[..., None, :]
         values, vectors = torch.linalg.eigh(cosines.nan_to_num())          # it raises on what is not finite
         inverse = torch.where(values > TOLERANCE * values[..., -1:], 1 / values, 0)
-        y = (vectors * inverse[..., None, :] @ (vectors.mT @ there.to(values))[..., None])[..., 0]
+        wanted = torch.where(there, self.preference.to(values), 0)
+        y = (vectors * inverse[..., None, :] @ (vectors.mT @ wanted[..., None]))[..., 0]
         along = (cosines @ y[..., None])[..., 0]
         length = (y * along).sum(-1, keepdim=True)
         factor = torch.where(length > 0, (norms * along).sum(-1, keepdim=True) / length, 0)

@@ -1,7 +1,8 @@
 """DB-MTL, dual balancing (Lin et al. 2023, arXiv 2308.12029, Algorithm 1): log losses, and gradients of one length.
 
 Each task's gradient of log L is averaged over the steps k with the factor beta / k^sigma for what was there, and scaled
-to the largest of the averages' norms. Holds a copy of the shared parameters a task.
+to the largest of the averages' norms, times its `preference`. A head's own gradient is that of log L too. Holds a copy
+of the shared parameters a task.
 """
 
 import torch
@@ -12,26 +13,32 @@ from pipeline.balancers.mgda import norms_of
 
 class Balancer(balancers.Balancer):
     needs = "gramian"
+    prefers = True
     state = (*balancers.Balancer.state, "averages", "step")
 
     def __init__(self, tasks, *, beta=0.9, sigma=0.5, **common):
         super().__init__(tasks, **common)
         if not (0 <= beta <= 1 and sigma >= 0):
             raise ValueError(f"`beta` is {beta} and `sigma` {sigma}; they should be from 0 to 1, and 0 or more")
+        if self.period > 1:
+            raise ValueError(f"`period` is {self.period}; db_mtl's weights are of one step's averages: it should be 1")
         self.beta, self.sigma, self.averages, self.step = beta, sigma, None, 0
 
     def prepare(self, gradients, losses, maps=None):
         self.step += 1
         old = self.beta / self.step**self.sigma
-        factors = (1 / losses.clamp_min(balancers.TINY)).unbind()
+        self.factors = 1 / losses.clamp_min(balancers.TINY)
         before = self.averages or [[None] * len(task) for task in gradients]
         self.averages = [[average(g, factor, held, old) for g, held in zip(task, rows, strict=True)]
-                         for task, rows, factor in zip(gradients, before, factors, strict=True)]
+                         for task, rows, factor in zip(gradients, before, self.factors, strict=True)]
         return [[x if x is None else x.clone() for x in task] for task in self.averages]
 
     def weights(self, losses, gramian):
         norms = norms_of(gramian)
-        return torch.where(norms > 0, norms.max() / torch.where(norms > 0, norms, 1), 0)
+        return self.preference * torch.where(norms > 0, norms.max() / torch.where(norms > 0, norms, 1), 0)
+
+    def head_weights(self, weights):
+        return self.factors * super().head_weights(weights)
 
 
 def average(gradient, factor, held, old):

@@ -1,7 +1,8 @@
-"""FairGrad (Ban & Ji 2024, arXiv 2402.15638, Eq. 9): weights a > 0 with M a = a^(-1/exponent), elementwise.
+"""FairGrad (Ban & Ji 2024, arXiv 2402.15638, Eq. 9): weights a > 0 with M a = (p / a)^(1/exponent), elementwise.
 
-That is where the gradient of a' M a / 2 - sum psi(a_t), psi' = a^(-1/exponent), vanishes: a convex problem, solved by
-Newton's method with a line search. exponent 1 is proportional fairness (Nash-MTL), infinity would be max-min.
+p is the `preference`, a factor of each task's utility. That is where the gradient of a' M a / 2 - sum psi_t(a_t),
+psi_t' = (p_t / a)^(1/exponent), vanishes: a convex problem, solved by Newton's method with a line search. exponent 1 is
+proportional fairness (Nash-MTL), infinity would be max-min.
 """
 
 import torch
@@ -15,6 +16,7 @@ FACTORS = torch.tensor([1.0, 0.5, 0.2, 0.05, 0.01])
 
 class Balancer(balancers.Balancer):
     needs = "gramian"
+    prefers = True
 
     def __init__(self, tasks, *, exponent=2.0, **common):
         super().__init__(tasks, **common)
@@ -23,20 +25,20 @@ class Balancer(balancers.Balancer):
         self.exponent = float(exponent)
 
     def weights(self, losses, gramian):
-        weights, self.residual = fair(gramian, self.exponent)
+        weights, self.residual = fair(gramian, self.exponent, self.preference)
         return weights
 
 
-def fair(gramian, exponent):
-    """(..., T, T) -> weights (..., T), 0 for a zero gradient; residual (...,): largest |a_t^(1/e) (M a)_t - 1|.
+def fair(gramian, exponent, preference):
+    """(..., T, T), (T,) -> weights (..., T), 0 for a zero gradient; residual (...,): largest |(a/p)^(1/e) (M a) - 1|.
 
-    Variables are scaled by what a task alone would get, d = n^(-2e / (1 + e)), n the norms, so that scales do not
-    matter: with a = d b, s = d n and the cosines C, row t reads sum_u s_t C_tu s_u b_u = s_t^2 b_t^(-1/e).
+    Variables are scaled by what a task alone would get, d = (p n^(-2e))^(1 / (1 + e)), n the norms, so that scales do
+    not matter: with a = d b, s = d n and the cosines C, row t reads sum_u s_t C_tu s_u b_u = s_t^2 b_t^(-1/e).
     """
     tasks, power, norms = gramian.shape[-1], 1 / exponent, norms_of(gramian)
     there = norms > 0
     unit = torch.where(there, norms, 1)
-    scale = unit ** (-2 * exponent / (1 + exponent))
+    scale = preference.to(unit) ** (1 / (1 + exponent)) * unit ** (-2 * exponent / (1 + exponent))
     eye = torch.eye(tasks, dtype=gramian.dtype, device=gramian.device)
     cosines = gramian / unit[..., None] / unit[..., None, :]
     cosines = torch.where(there[..., None] & there[..., None, :], cosines, eye) + RIDGE * eye

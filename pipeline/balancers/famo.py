@@ -2,7 +2,7 @@
 
 With z = softmax(w) the step follows sum z_t log L_t over sum z_t / L_t; w then follows the change of the log losses on
 the same batch, measured by a second forward pass after the update; with `period`, only where there are new weights. The
-losses' minima are taken as 0.
+losses' minima are taken as 0. A factor of a loss does not change its logarithm's fall: `preference` is refused.
 """
 
 import torch
@@ -12,6 +12,7 @@ from pipeline import balancers
 
 class Balancer(balancers.Learned):
     looks_again = True
+    prefers = None
     state = (*balancers.Learned.state, "before")
 
     def __init__(self, tasks, *, lr=0.025, decay=1e-3, **common):

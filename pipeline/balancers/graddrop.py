@@ -26,8 +26,8 @@ class Balancer(balancers.Balancer):
             there = [t for t, task in enumerate(gradients) if task[k] is not None]
             if len(there) < 2:
                 continue
-            signed = distributed.total(torch.stack([(gradients[t][k] * features.detach().sign()).sum(0)
-                                                    for t in there]))
+            signed = distributed.total(torch.stack([
+                self.preference[t] * (gradients[t][k] * features.detach().sign()).sum(0) for t in there]))
             purity = (1 + signed.sum(0) / signed.abs().sum(0).clamp_min(1e-30)) / 2
             drawn = torch.rand(purity.shape, generator=self.generator).to(purity.device)
             kept = torch.where(purity > drawn, signed > 0, signed < 0)

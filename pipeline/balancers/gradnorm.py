@@ -2,34 +2,39 @@
 
 With N_t = w_t |grad_W L_t|, W the weight of the last shared convolution, and r_t the relative inverse training rate, w
 follows the gradient of sum |N_t - mean(N) r_t^alpha|, the target held constant, and is scaled to sum T. The network's
-loss uses the w before that step. The released Aligned-MTL code swaps two tasks' weights and counts gradients twice;
-neither is offered.
+loss uses the w before that step; `preference` multiplies it, so that the norms settle in proportion. A task whose loss
+has been zero so far trains at the mean rate. The released Aligned-MTL code swaps two tasks' weights and counts
+gradients twice; neither is offered.
 """
 
 import torch
 
 from pipeline import balancers
+from pipeline.balancers.mgda import norms_of
 
 LEAST = 1e-3               # of a weight: below zero its loss would be climbed
 
 
 class Balancer(balancers.Learned):
     needs = "layer"
+    prefers = True
     state = (*balancers.Learned.state, "first")
 
     def __init__(self, tasks, *, alpha=1.5, lr=0.025, **common):
         super().__init__(tasks, 1.0, lr, **common)
         if not alpha >= 0:
             raise ValueError(f"`alpha` is {alpha}; it should be 0 or more")
-        self.alpha, self.first = alpha, None
+        self.alpha, self.first = alpha, torch.zeros_like(self.learned)
 
     def weights(self, losses, gramian):
         weights = self.learned.clone()
-        self.first = losses if self.first is None else self.first
-        plain = gramian.diagonal().sqrt()
+        self.first = torch.where(self.first > balancers.TINY, self.first, losses)
+        plain = norms_of(gramian)
         norms = weights * plain
-        rate = losses / self.first
-        target = norms.mean() * (rate / rate.mean()) ** self.alpha
+        begun = self.first > balancers.TINY
+        rate = torch.where(begun, losses / self.first, 0)
+        mean = rate.sum() / begun.sum().clamp_min(1)
+        target = norms.mean() * torch.where(begun & (mean > 0), rate / mean, 1) ** self.alpha
         self.learn(torch.sign(norms - target) * plain)
         self.learned.clamp_min_(LEAST).mul_(len(losses) / self.learned.clamp_min(LEAST).sum())
-        return weights
+        return self.preference * weights

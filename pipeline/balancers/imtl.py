@@ -2,7 +2,7 @@
 
 `part: G` (Algorithm 1, the tables' row): weights M^-1 n, n the norms, scaled to sum 1; they may be negative. `part: L`:
 losses e^s L - s with s learned. `part: hybrid`: G on the gradients of L's losses, heads follow L's. A zero gradient has
-weight 0 in G.
+weight 0 in G. With a `preference` p the projections are in proportion to it in G, and so are the weighted losses in L.
 """
 
 import torch
@@ -14,6 +14,7 @@ RIDGE = 1e-12              # on cosines: where the hull holds zero, the weights 
 
 
 class Balancer(balancers.Learned):
+    prefers = True
     state = (*balancers.Learned.state, "factors")
 
     def __init__(self, tasks, *, part="G", lr=None, **common):
@@ -27,6 +28,7 @@ class Balancer(balancers.Learned):
             return self.impartial(gramian)
         factors = self.learned.exp()
         self.learn(factors * losses - 1)
+        factors = self.preference * factors
         if self.part == "L":
             return factors
         self.factors = factors
@@ -41,13 +43,14 @@ class Balancer(balancers.Learned):
         eye = torch.eye(gramian.shape[-1], dtype=gramian.dtype, device=gramian.device)
         cosines = torch.where((there[..., None] & there[..., None, :]), cosines, eye) + RIDGE * eye
         least = torch.where(there, norms, torch.inf).amin(-1, keepdim=True)
-        ones = torch.ones_like(norms)[..., None]
-        weights = torch.where(there, torch.linalg.solve_ex(cosines, ones)[0][..., 0] * (least / unit), 0)
+        wanted = self.preference.to(norms).expand_as(norms)
+        weights = torch.where(there, torch.linalg.solve_ex(cosines, wanted[..., None])[0][..., 0] * (least / unit), 0)
         total = weights.sum(-1, keepdim=True)
         weights = torch.where(total == 0, 1 / gramian.shape[-1], weights / total)
-        projections = (gramian @ weights[..., None])[..., 0] / unit
-        self.residual = (torch.where(there, projections, -torch.inf).amax(-1)
-                         - torch.where(there, projections, torch.inf).amin(-1)) / least[..., 0]
+        projections = (gramian @ weights[..., None])[..., 0] / unit / wanted
+        spread = (torch.where(there, projections, -torch.inf).amax(-1)
+                  - torch.where(there, projections, torch.inf).amin(-1)) / least[..., 0]
+        self.residual = torch.where(there.any(-1), spread, 0)
         return weights
 
     def head_weights(self, weights):

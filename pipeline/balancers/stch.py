@@ -2,6 +2,7 @@
 
 T mu log sum_t exp(log(L_t / nadir_t) / mu): the worst task leads, softly. The nadir is the mean loss of the epoch after
 `warmup` epochs of the sum of log losses; until it is known the sum of log losses is what is trained.
+`preference` multiplies L / nadir, and in the warm-up the logarithms.
 """
 
 import torch
@@ -10,6 +11,7 @@ from pipeline import balancers
 
 
 class Balancer(balancers.Balancer):
+    prefers = True
     state = (*balancers.Balancer.state, "nadir")
 
     def __init__(self, tasks, *, mu=1.0, warmup=4, **common):
@@ -25,5 +27,5 @@ class Balancer(balancers.Balancer):
     def weights(self, losses, gramian):
         losses = losses.clamp_min(balancers.TINY)
         if self.nadir is None:
-            return 1 / losses
-        return len(losses) * torch.softmax((losses / self.nadir).log() / self.mu, 0) / losses
+            return self.preference / losses
+        return len(losses) * torch.softmax((self.preference * losses / self.nadir).log() / self.mu, 0) / losses

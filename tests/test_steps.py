@@ -1,4 +1,5 @@
-"""The hot loop: nothing in it makes the host wait for the device."""
+"""The hot loop of four methods, run on the CPU: how often a step reads a tensor's values on the host, which would wait
+for a device. Copies to a device, and the methods that are solved on the host, are not looked at."""
 
 import pytest
 import torch

@@ -63,6 +63,13 @@ def test_agreement_knows_the_optimum_the_valley_and_what_lies_between():
     assert toy.agrees(5, 5.3) and not toy.agrees(1, 5.3)
 
 
+def test_only_end_points_that_are_known_are_compared():
+    known = [[0.0, None, 5.0, 19.0, 0.0]] * 5
+    found = [[0.0, 7.0, 5.0, 15.0, 0.0]] * 4 + [[0.0, float("nan"), 5.0, float("nan"), 1.0]]
+    apart, points = toy.compared({"MGDA": found, "Uniform": found}, {"MGDA": known})
+    assert points == 20 and len(apart) == 2 and apart[1] == "MGDA, a = 0.9, start (9.0, -1.0): gap 1, expected 0"
+
+
 @pytest.mark.slow
 def test_every_end_point(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

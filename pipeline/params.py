@@ -4,6 +4,7 @@ Every verb loads the whole file through `load`, so that no stage starts under a 
 """
 
 import importlib
+import math
 import pathlib
 from typing import Annotated, Any, Literal, get_args
 
@@ -15,9 +16,13 @@ from pipeline.problem import Problem, run
 
 FILE = pathlib.Path("params.yaml")
 # What the released codes call their balancers, and the files there are.
-ALIASES = {"ls": "uniform", "ew": "uniform", "uw": "uncertainty", "uncert": "uncertainty", "mgdaub": "mgda_ub",
-           "gs": "pcgrad", "nash": "nash_mtl", "amtl": "aligned_mtl", "amtlub": "aligned_mtl_ub", "imtl_g": "imtl"}
+ALIASES = {"ls": "uniform", "ew": "uniform", "equal": "uniform", "uw": "uncertainty", "uncert": "uncertainty",
+           "mgdaub": "mgda_ub", "gs": "pcgrad", "nash": "nash_mtl", "nashmtl": "nash_mtl", "amtl": "aligned_mtl",
+           "amtlub": "aligned_mtl_ub", "imtl_g": "imtl", "scaleinvls": "si", "dbmtl": "db_mtl"}
 BALANCERS = sorted([file.stem for file in pathlib.Path(__file__).parent.glob("balancers/[a-z]*.py")] + [*ALIASES])
+
+KINDS = {int: "a whole number", float: "a finite number", str: "text", dict: "{task: finite number}",
+         type(None): "null"}
 
 # Row names become parts of file and stage names.
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*(-[a-z0-9_]+)*$")]
@@ -266,6 +271,15 @@ def load(file=FILE):
         raise Problem(f"{file}: {sentence(first, Params)}") from None
 
 
+def fits(value, kind):
+    """Whether an option that was read may stand where the type `kind` is wanted: an int is a float, a bool no int."""
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and -math.inf < value < math.inf
+    if kind is dict:
+        return isinstance(value, dict) and all(fits(number, float) for number in value.values())
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
 def check_options(chosen):
     """Every balancer that has options is made once; `Problem` names the key and the nearest valid one."""
     balancers = importlib.import_module("pipeline.balancers")      # by name: they come after params
@@ -277,10 +291,11 @@ def check_options(chosen):
             if key not in known:
                 raise Problem(f"{FILE}: unknown key `{where}.{key}`{nearest(key, known)} (known for {method.balancer}: "
                               f"{', '.join(known)})")
-            text = isinstance(value, str) and not isinstance(known[key], str) and key != "heads"
-            if text or isinstance(value, bool):
-                hint = f"; write {with_point(value)} (with a point before the e)" if text and is_number(value) else ""
-                raise Problem(f"{FILE}: `{where}.{key}` is {value!r}, which is no number{hint}")
+            if not any(fits(value, kind) for kind in known[key]):
+                number = isinstance(value, str) and is_number(value) and float in known[key]
+                hint = f"; write {with_point(value)} (with a point before the e)" if number else ""
+                raise Problem(f"{FILE}: `{where}.{key}` is {value!r}; it should be "
+                              f"{' or '.join(KINDS[kind] for kind in known[key])}{hint}")
         try:
             balancers.load(ALIASES.get(method.balancer, method.balancer), chosen.tasks, **method.options)
         except (TypeError, ValueError) as mistake:

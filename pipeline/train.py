@@ -82,6 +82,7 @@ def main(stage, model_name, name, seed):
         for step, index in enumerate(own):
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(training, epoch, step, steps)
+            balancer.follow(learning_rate(training, epoch, step, steps))
             image, targets = train.batch(index)
             if training["augment"] != "none":
                 image, targets = augment.apply(image, targets, drawn[data.positions(index, where)])

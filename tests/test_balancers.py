@@ -48,7 +48,7 @@ METHODS = [name for name in params.BALANCERS if name not in params.ALIASES]
 
 
 def train_toy(name, steps, balancer=None, model=None, start=0, **options):
-    """(model, balancer) after some steps of Adam on fresh batches, as the loop does them."""
+    """(model, balancer) after some steps of SGD on fresh batches, as the loop does them."""
     model = model or Toy()
     balancer = balancer or balancers.load(name, TASKS, **options)
     optimiser = torch.optim.SGD(model.parameters(), 0.02)
@@ -329,6 +329,15 @@ def test_rows_train_through_the_gramian(copy):
             weights = [float(line[f"weight_{task}"]) for task in ("semantic", "depth", "normal")]
             assert sum(weights) == pytest.approx(1, abs=1e-6) and min(weights) >= 0
         assert weights != [pytest.approx(1 / 3)] * 3
+
+
+def test_learned_weights_are_told_the_rate_of_every_step(copy, monkeypatch):
+    use(open("params.yaml").read(), plan=("schedule: constant", "schedule: onecycle"))
+    told = []
+    monkeypatch.setattr(balancers.Learned, "follow", lambda self, rate: told.append(rate))
+    train.main("wide", "segnet", "famo", "0")
+    plan = {"lr": 1e-3, "schedule": "onecycle", "epochs": 2}
+    assert told == [train.learning_rate(plan, k // 2, k % 2, 2) for k in range(4)] and len(set(told)) > 2
 
 
 @pytest.mark.parametrize("name", METHODS)

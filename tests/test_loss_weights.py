@@ -87,6 +87,14 @@ def test_uncertainty_settles_at_half_over_the_loss():
     assert found.tolist() == pytest.approx([5, 0.125], rel=1e-2)
 
 
+def test_learned_weights_follow_the_network_unless_they_have_a_rate():
+    for options, rate in (({}, 0.5), ({"lr": 0.1}, 0.1)):
+        balancer = balancers.load("uncertainty", ["a"], init=0.0, **options)
+        balancer.follow(0.5)
+        balancer.weights(torch.tensor([0.1]), None)
+        assert balancer.learned.item() == pytest.approx(-rate)       # the first step of Adam is its rate
+
+
 def test_random_weights_are_drawn_anew_from_the_seed():
     first, second = (balancers.load("rlw", ["a", "b", "c"], seed=3) for _ in range(2))
     one, two = (first.weights(torch.ones(3), None) for _ in range(2))

@@ -90,10 +90,25 @@ OPTIONS = {
     "text-number": ("cagrad, options: {c: 0.4}", "cagrad, options: {c: 1e-1}", ("options.c", "'1e-1'", "1.0e-1")),
     "text": ("clip: 1.0}", "clip: wide}", ("methods.nash.options.clip", "'wide'")),
     "bool": ("clip: 1.0}", "clip: true}", ("methods.nash.options.clip", "True")),
+    "whole": ("stch}", "stch, options: {warmup: 4.5}}", ("options.warmup` is 4.5", "a whole number")),
+    "whole or null": ("dwa}", "dwa, options: {window: 2.5}}", ("options.window` is 2.5", "a whole number or null")),
+    "infinite": ("cagrad, options: {c: 0.4}", "fairgrad, options: {exponent: .inf}", ("exponent` is inf", "finite")),
+    "nan": ("cagrad, options: {c: 0.4}", "cagrad, options: {c: .nan}", ("options.c` is nan", "a finite number")),
+    "null": ("cagrad, options: {c: 0.4}", "cagrad, options: {c: null}", ("options.c` is None", "a finite number")),
+    "list": ("mgda}", "mgda, options: {normalise: [l2]}}", ("options.normalise` is ['l2']", "should be text")),
+    "number": ("upgrad}", "upgrad, options: {preference: 2.0}}", ("options.preference` is 2.0", "{task: ")),
+    "in mapping": ("upgrad}", "upgrad, options: {preference: {depth: high}}}", ("{'depth': 'high'}", "{task: finite")),
     "choice": ("aligned_mtl}", "aligned_mtl, options: {mode: max}}", ("min, median, rmse", "'max'")),
     "heads": ("upgrad}", "upgrad, options: {heads: all}}", ("methods.upgrad.options", "own, weighted")),
     "task": ("upgrad}", "upgrad, options: {preference: {depht: 2.0}}}", ("depht", "semantic, depth")),
 }
+
+
+@pytest.mark.parametrize("right", ["gradnorm, options: {lr: null}", "dwa, options: {window: 25, temperature: 1}",
+                                   "si, options: {heads: null, preference: {depth: 2}}"])
+def test_options_of_every_type_that_they_may_have(right, folder, params_text):
+    (folder / "params.yaml").write_text(params_text.replace("cagrad, options: {c: 0.4}", right))
+    params.check_options(params.load())
 
 
 @pytest.mark.parametrize("case", OPTIONS)

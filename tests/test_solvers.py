@@ -151,6 +151,9 @@ def test_conflict_averse_weights_are_optimal(tasks, c):
         scale = m.diagonal().max()
         assert (slope - slope @ w).min() > -1e-8 * scale
         assert ((slope - slope @ w).abs() * w).max() < 1e-8 * scale
+        assert cagrad.residual(m, 1 / tasks + radius * w / (w @ m @ w).sqrt()) < 1e-8
+        off = torch.ones_like(w) / tasks                       # from another w
+        assert cagrad.residual(m, 1 / tasks + radius * off / (off @ m @ off).sqrt()) > 1e-3
 
 
 @pytest.mark.parametrize("tasks", [2, 3, 5, 8, 11])

@@ -20,6 +20,7 @@ A Gramian is (T, T), float64; G_ij = <g_i, g_j>. Options that every method has:
 import importlib
 import inspect
 import math
+from typing import get_args
 
 import torch
 
@@ -38,8 +39,8 @@ class Balancer:
     residual = None            # after `weights`, of a method that solves a problem: how far from solved, () tensor
     state = ("calls", "held", "generator")     # attributes that a resumed run needs
 
-    def __init__(self, tasks, *, heads=None, preference=None, scale="own", attention="own", period=1, seed=0,
-                 device="cpu", model_lr=1e-3):
+    def __init__(self, tasks, *, heads: str | None = None, preference: dict | None = None, scale="own",
+                 attention="own", period=1, seed=0, device="cpu", model_lr=1e-3):
         heads = heads or self.heads or ("weighted" if self.needs in ("losses", "layer") else "own")
         for key, value in (("heads", heads), ("scale", scale), ("attention", attention)):
             choose(key, value, COMMON[key])
@@ -58,6 +59,9 @@ class Balancer:
 
     def start_epoch(self, history):
         """Mean training losses of the finished epochs, oldest first, each (T,)."""
+
+    def follow(self, rate):
+        """The network's learning rate, before each step."""
 
     def weights(self, losses, gramian):
         """losses (T,), gramian (T, T) float64 or None if it is not needed -> (T,), all without gradient."""
@@ -120,15 +124,21 @@ def placed(value, device):
 
 
 class Learned(Balancer):
-    """A method with one learned number a task and an Adam of its own; lr None is the network's."""
+    """A method with one learned number a task and an Adam of its own; lr None is the network's, step by step."""
     state = (*Balancer.state, "learned", "optimiser")
 
     def __init__(self, tasks, init, lr, decay=0.0, **common):
         super().__init__(tasks, **common)
         if lr is not None and not lr > 0:
             raise ValueError(f"`lr` is {lr}; it should be positive, or null for the network's rate")
+        self.follows = lr is None
         self.learned = torch.full((len(tasks),), float(init), device=self.device)
         self.optimiser = torch.optim.Adam([self.learned], lr or self.model_lr, weight_decay=decay, fused=True)
+
+    def follow(self, rate):
+        if self.follows:
+            for group in self.optimiser.param_groups:
+                group["lr"] = rate
 
     def learn(self, gradient):
         self.learned.grad = gradient.to(self.learned)
@@ -149,13 +159,13 @@ def method(name):
 
 
 def options(name):
-    """{option: default} that a row of params.yaml may set."""
+    """{option: its types} that a row of params.yaml may set: of the annotation, else of the default."""
     found = {}
     for cls in method(name).__mro__[:-1]:
         for key, parameter in inspect.signature(cls.__init__).parameters.items():
             if parameter.kind is parameter.KEYWORD_ONLY:
-                found.setdefault(key, parameter.default)
-    return {key: default for key, default in found.items() if key not in ("seed", "device", "model_lr")}
+                found.setdefault(key, get_args(parameter.annotation) or (type(parameter.default),))
+    return {key: types for key, types in found.items() if key not in ("seed", "device", "model_lr")}
 
 
 # -- one step

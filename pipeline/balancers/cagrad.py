@@ -27,7 +27,21 @@ class Balancer(balancers.Balancer):
         self.c, self.rescale = c, RESCALE[rescale](c)
 
     def weights(self, losses, gramian):
-        return averse(gramian, self.c) / self.rescale
+        weights = averse(gramian, self.c)
+        self.residual = residual(gramian, weights)
+        return weights / self.rescale
+
+
+def residual(gramian, weights):
+    """(...,) duality gap of w, in units of the update's norm and the largest gradient's; 0 is exact.
+
+    (M weights)_t is the slope of the convex problem in w_t, whose value, homogeneous in w, is their mean by w.
+    """
+    extra, slopes = weights - 1 / gramian.shape[-1], (gramian @ weights[..., None])[..., 0]
+    total, update = extra.sum(-1), (weights * slopes).sum(-1).clamp_min(0).sqrt()
+    value = (extra * slopes).sum(-1) / torch.where(total > 0, total, 1)
+    gap = (value - slopes.amin(-1)) / (update * norms_of(gramian).amax(-1)).clamp_min(1e-300)
+    return torch.where(total > 0, gap, 0).clamp_min(0)
 
 
 def averse(gramian, c):

@@ -14,7 +14,7 @@ from pipeline import balancers
 class Balancer(balancers.Balancer):
     state = (*balancers.Balancer.state, "ratio", "seen", "count")
 
-    def __init__(self, tasks, *, temperature=2.0, window=None, **common):
+    def __init__(self, tasks, *, temperature=2.0, window: int | None = None, **common):
         super().__init__(tasks, **common)
         if not temperature > 0 or (window is not None and window < 1):
             raise ValueError(f"`temperature` is {temperature} and `window` {window}; they should be positive, and "

@@ -5,13 +5,14 @@ psi_t' = (p_t / a)^(1/exponent), vanishes: a convex problem, solved by Newton's 
 proportional fairness (Nash-MTL), infinity would be max-min.
 """
 
+import functools
+
 import torch
 
 from pipeline import balancers
 from pipeline.balancers.mgda import norms_of
 
 STEPS, RIDGE = 60, 1e-12   # of Newton's method; on the cosines, so that opposed gradients have finite weights
-FACTORS = torch.tensor([1.0, 0.5, 0.2, 0.05, 0.01])
 
 
 class Balancer(balancers.Balancer):
@@ -29,6 +30,12 @@ class Balancer(balancers.Balancer):
         return weights
 
 
+@functools.cache
+def shares(device):
+    """Of Newton's step, that the line search tries; copied to a device once."""
+    return torch.tensor([1.0, 0.5, 0.2, 0.05, 0.01], device=device)
+
+
 def fair(gramian, exponent, preference):
     """(..., T, T), (T,) -> weights (..., T), 0 for a zero gradient; residual (...,): largest |(a/p)^(1/e) (M a) - 1|.
 
@@ -43,7 +50,7 @@ def fair(gramian, exponent, preference):
     cosines = gramian / unit[..., None] / unit[..., None, :]
     cosines = torch.where(there[..., None] & there[..., None, :], cosines, eye) + RIDGE * eye
     s = unit * scale / (unit * scale).amax(-1, keepdim=True)
-    a, c, factors = cosines * s[..., None] * s[..., None, :], s * s, FACTORS.to(s)[:, None]
+    a, c, factors = cosines * s[..., None] * s[..., None, :], s * s, shares(s.device).to(s)[:, None]
     # equal shares, of the size that solves the sum of the rows
     b = (c.sum(-1, keepdim=True) / a.sum((-2, -1))[..., None]) ** (exponent / (1 + exponent)) * torch.ones_like(norms)
     before = torch.inf

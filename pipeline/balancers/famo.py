@@ -15,7 +15,7 @@ class Balancer(balancers.Learned):
     prefers = None
     state = (*balancers.Learned.state, "before")
 
-    def __init__(self, tasks, *, lr=0.025, decay=1e-3, **common):
+    def __init__(self, tasks, *, lr: float | None = 0.025, decay=1e-3, **common):
         super().__init__(tasks, 0.0, lr, decay, **common)
         self.before = torch.ones(len(tasks), device=self.device)
 

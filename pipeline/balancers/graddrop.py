@@ -3,6 +3,7 @@
 Per feature element, with G_t the task's gradient times the feature's sign, summed over the batch: the purity
 p = (1 + sum G_t / sum |G_t|) / 2 is the chance that the positive signs stay, by one draw u for all tasks; what does not
 stay is multiplied by `leak`. Where tasks have features of their own (MTAN) nothing conflicts and everything stays.
+With a `preference` G_t are the gradients times it. The Gramian of what stays is for balance.csv alone.
 """
 
 import torch
@@ -29,7 +30,7 @@ class Balancer(balancers.Balancer):
             signed = distributed.total(torch.stack([
                 self.preference[t] * (gradients[t][k] * features.detach().sign()).sum(0) for t in there]))
             purity = (1 + signed.sum(0) / signed.abs().sum(0).clamp_min(1e-30)) / 2
-            drawn = torch.rand(purity.shape, generator=self.generator).to(purity.device)
+            drawn = torch.rand(purity.shape, generator=self.generator).to(purity.device, non_blocking=True)
             kept = torch.where(purity > drawn, signed > 0, signed < 0)
             for row, t in enumerate(there):
                 masked[t][k] = gradients[t][k] * (self.leak + (1 - self.leak) * kept[row]).to(gradients[t][k])

@@ -10,7 +10,6 @@ gradients twice; neither is offered.
 import torch
 
 from pipeline import balancers
-from pipeline.balancers.mgda import norms_of
 
 LEAST = 1e-3               # of a weight: below zero its loss would be climbed
 
@@ -20,7 +19,7 @@ class Balancer(balancers.Learned):
     prefers = True
     state = (*balancers.Learned.state, "first")
 
-    def __init__(self, tasks, *, alpha=1.5, lr=0.025, **common):
+    def __init__(self, tasks, *, alpha=1.5, lr: float | None = 0.025, **common):
         super().__init__(tasks, 1.0, lr, **common)
         if not alpha >= 0:
             raise ValueError(f"`alpha` is {alpha}; it should be 0 or more")
@@ -29,7 +28,7 @@ class Balancer(balancers.Learned):
     def weights(self, losses, gramian):
         weights = self.learned.clone()
         self.first = torch.where(self.first > balancers.TINY, self.first, losses)
-        plain = norms_of(gramian)
+        plain = gramian.diagonal().clamp_min(0).sqrt()
         norms = weights * plain
         begun = self.first > balancers.TINY
         rate = torch.where(begun, losses / self.first, 0)

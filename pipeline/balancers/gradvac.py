@@ -27,7 +27,7 @@ class Balancer(balancers.Balancer):
         tasks, norms = len(gramian), norms_of(gramian)
         rows = torch.arange(tasks, device=gramian.device)
         vaccinated = torch.eye(tasks, dtype=gramian.dtype, device=gramian.device)
-        for other in orders(tasks, self.generator).to(gramian.device).T:
+        for other in orders(tasks, self.generator).to(gramian.device, non_blocking=True).T:
             products = vaccinated @ gramian
             length = (vaccinated * products).sum(-1).clamp_min(0).sqrt()
             there = (length > 0) & (norms[other] > 0)

@@ -17,7 +17,7 @@ class Balancer(balancers.Learned):
     prefers = True
     state = (*balancers.Learned.state, "factors")
 
-    def __init__(self, tasks, *, part="G", lr=None, **common):
+    def __init__(self, tasks, *, part="G", lr: float | None = None, **common):
         balancers.choose("part", part, ("G", "L", "hybrid"))
         self.part, self.needs = part, "losses" if part == "L" else "gramian"
         super().__init__(tasks, 0.0, lr, **common)

@@ -14,7 +14,7 @@ class Balancer(balancers.Balancer):
     needs = "gramian"
     prefers = True
 
-    def __init__(self, tasks, *, clip=None, **common):
+    def __init__(self, tasks, *, clip: float | None = None, **common):
         super().__init__(tasks, **common)
         if clip is not None and not clip > 0:
             raise ValueError(f"`clip` is {clip}; it should be positive, or null for none")

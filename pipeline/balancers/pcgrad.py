@@ -21,7 +21,8 @@ class Balancer(balancers.Balancer):
         self.epsilon = epsilon
 
     def weights(self, losses, gramian):
-        return projected(gramian, orders(gramian.shape[-1], self.generator).to(gramian.device), self.epsilon)
+        drawn = orders(gramian.shape[-1], self.generator).to(gramian.device, non_blocking=True)
+        return projected(gramian, drawn, self.epsilon)
 
 
 def orders(tasks, generator):

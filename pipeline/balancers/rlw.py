@@ -7,4 +7,4 @@ from pipeline import balancers
 
 class Balancer(balancers.Balancer):
     def weights(self, losses, gramian):
-        return torch.randn(len(losses), generator=self.generator).softmax(0).to(losses.device)
+        return torch.randn(len(losses), generator=self.generator).softmax(0).to(losses.device, non_blocking=True)

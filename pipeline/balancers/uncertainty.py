@@ -1,8 +1,8 @@
 """Uncertainty weighting (Kendall, Gal & Cipolla 2018, arXiv 1705.07115, Eq. 7): sum of L / (c e^s) + s / 2, s learned.
 
-c = 2 is the paper's form for regression, which KD4MTL and MTAN use for every task, from s = -0.5 and with the network's
-own rate. The released Aligned-MTL code: `coefficient: 1.0, init: 0.0`. All settle at the weight 1 / (2 L). `preference`
-multiplies a task's whole term.
+c = 2 is the paper's form for regression, which KD4MTL and MTAN use for every task, from s = -0.5 and in the network's
+own Adam, so at its rate. The released Aligned-MTL code: `coefficient: 1.0, init: 0.0`. All settle at the weight
+1 / (2 L). `preference` multiplies a task's whole term.
 """
 
 from pipeline import balancers
@@ -11,7 +11,7 @@ from pipeline import balancers
 class Balancer(balancers.Learned):
     prefers = True
 
-    def __init__(self, tasks, *, coefficient=2.0, init=-0.5, lr=None, **common):
+    def __init__(self, tasks, *, coefficient=2.0, init=-0.5, lr: float | None = None, **common):
         super().__init__(tasks, init, lr, **common)
         if not coefficient > 0:
             raise ValueError(f"`coefficient` is {coefficient}; it should be positive")

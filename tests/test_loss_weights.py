@@ -25,6 +25,33 @@ def test_weights_of_losses_are_the_derivatives_of_the_printed_sums():
         torch.testing.assert_close(balancer.weights(losses.detach(), None), exact)
 
 
+@pytest.mark.parametrize("name, options, peer", [
+    ("uniform", {}, lambda s: s.Sum()), ("gls", {}, lambda s: s.GeometricMean()),
+    ("uncertainty", {"init": 0.0, "lr": 0.1}, lambda s: s.UW(3)), ("famo", {}, lambda s: s.FAMO(3)),
+    ("imtl", {"part": "L", "lr": 0.1}, lambda s: s.IMTLL(3)), ("dwa", {}, lambda s: s.DWA())])
+def test_torchjd_agrees(name, options, peer):
+    """Weights are the derivatives of TorchJD's scalars, over a run of falling losses in epochs of three steps."""
+    peer = peer(pytest.importorskip("torchjd.scalarization"))
+    ours, history = balancers.load(name, ["a", "b", "c"], **options), []
+    learned = [torch.optim.Adam(peer.parameters(), 0.1)] if "lr" in options else []
+    for epoch in range(4):
+        ours.start_epoch(history)
+        steps = [torch.tensor([2.0, 1.0, 3.0]) * torch.tensor([0.8, 0.95, 0.6]) ** (3 * epoch + k) for k in range(3)]
+        for losses in steps:
+            theirs = losses.clone().requires_grad_()
+            peer(theirs).backward()
+            torch.testing.assert_close(ours.weights(losses, None), theirs.grad, rtol=1e-5, atol=1e-6)
+            for optimiser in learned:
+                optimiser.step()
+                optimiser.zero_grad()
+            if ours.looks_again:
+                ours.look_again(0.9 * losses.square())
+                peer.update(0.9 * losses.square())
+        history.append(torch.stack(steps).mean(0).tolist())
+        if name == "dwa":
+            peer.step()
+
+
 def test_preferences_are_in_the_printed_sums():
     losses = torch.tensor([0.5, 2.0, 4.0], requires_grad=True)
     tasks, p = ["a", "b", "c"], torch.tensor([1.0, 3.0, 0.5])

@@ -301,6 +301,7 @@ PEERS = {"aligned_mtl": (lambda a: a.AlignedMTL(), {}, lambda t: 1 / t, 1e-9),
          "config": (lambda a: a.ConFIG(), {}, lambda t: 1, 1e-9),
          "upgrad": (lambda a: a.UPGrad(), {}, lambda t: 1, 1e-3),         # theirs adds 1e-4 to the diagonal
          "cagrad": (lambda a: a.CAGrad(c=0.4), {"c": 0.4, "rescale": "none"}, lambda t: 1, 1e-5),
+         "fairgrad": (lambda a: a.FairGrad(alpha=2.0), {}, lambda t: 1, 1e-6),
          "uniform": (lambda a: a.Sum(), {}, lambda t: 1, 1e-12)}
 
 
@@ -316,6 +317,35 @@ def test_torchjd_agrees(case, tasks):
         j = rows(tasks, seed)
         ours = factor(tasks) * weights(case.split()[0], j @ j.T, **options).to(j) @ j
         torch.testing.assert_close(ours, peer(j), rtol=0, atol=tolerance * j.norm().item())
+
+
+@pytest.mark.parametrize("name, peer, factor, tolerance", [("aligned_mtl", "AlignedMTL", 1, 1e-9),
+                                                           ("config", "ConFIG", 1, 1e-9),
+                                                           ("upgrad", "UPGrad", 1 / 3, 1e-3)])
+def test_torchjd_agrees_on_preferences(name, peer, factor, tolerance):
+    aggregation = pytest.importorskip("torchjd.aggregation")
+    p = torch.tensor([1.0, 4.0, 0.5], dtype=torch.float64)
+    for seed in range(3):
+        j = rows(3, seed)
+        ours = weights(name, j @ j.T, preference={"task1": 4.0, "task2": 0.5}) @ j
+        torch.testing.assert_close(ours, factor * getattr(aggregation, peer)(p)(j), rtol=0,
+                                   atol=tolerance * j.norm().item())
+
+
+def test_torchjd_agrees_on_the_smallest_norm_of_two():
+    aggregation = pytest.importorskip("torchjd.aggregation")
+    for seed in range(5):
+        j = rows(2, seed, width=3)
+        torch.testing.assert_close(weights("mgda", j @ j.T) @ j, aggregation.MGDA()(j))
+
+
+def test_torchjd_agrees_on_the_vaccine_of_two():
+    """A run of it: the targets move too."""
+    peer = pytest.importorskip("torchjd.aggregation").GradVac(beta=0.2)
+    ours = balancers.load("gradvac", ["one", "two"], beta=0.2)
+    for seed in range(20):
+        j = rows(2, seed, width=4)
+        torch.testing.assert_close(ours.weights(torch.ones(2), j @ j.T) @ j, peer(j), rtol=1e-6, atol=1e-6)
 
 
 def test_torchjd_agrees_on_surgery_of_two():

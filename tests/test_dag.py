@@ -33,7 +33,7 @@ LAYERS = [
     ["models.mtan"],
     ["pipeline.data", "pipeline.tasks"],
     ["pipeline.data.scenes", "pipeline.data.nyuv2", "pipeline.teachers", "pipeline.measure"],
-    ["pipeline.store", "pipeline.balance", "pipeline.balancers", "pipeline.objectives",
+    ["pipeline.store", "pipeline.recipe", "pipeline.balance", "pipeline.balancers", "pipeline.objectives",
      "pipeline.objectives.supervised"],
     ["pipeline.objectives.feature_distillation", *(f"pipeline.balancers.{name}" for name in (
         "uniform", "si", "uncertainty", "gradnorm", "dwa", "rlw", "gls", "stch", "famo", "mgda", "graddrop",
@@ -43,7 +43,7 @@ LAYERS = [
     ["pipeline.balancers.nash_mtl"],
     ["pipeline.prepare", "pipeline.train", "pipeline.features", "pipeline.evaluate", "pipeline.table",
      "pipeline.toy", "pipeline.plan"],
-    ["pipeline.parallel"],
+    ["pipeline.parallel", "pipeline.bench_step"],
 ]
 # Code that decides no number: messages, where things run and lie, the check of params.yaml (whose sections DVC tracks).
 NUMBERLESS = {"pipeline", "pipeline.problem", "pipeline.progress", "pipeline.device", "pipeline.checkpoint",

@@ -37,7 +37,7 @@ from torch import profiler
 
 import kernels.dispatch
 from kernels.bench import relative, resident
-from pipeline import balancers, checkpoint, data, device, features, objectives, params, prepare, recipe, teachers, train
+from pipeline import checkpoint, data, device, features, objectives, params, prepare, recipe, teachers, train
 from pipeline.balance import Record
 from pipeline.evaluate import commit
 from pipeline.problem import Problem, run
@@ -156,10 +156,9 @@ class Ours:
 
     def compute(self, index):
         image, targets = self.split.batch(index)
-        predictions, maps = train.forward(self.model, image.contiguous(memory_format=self.layout), self.precision)
-        losses, terms, watched = self.objective(index, image, predictions, maps, targets)
         self.optimiser.zero_grad(set_to_none=True)
-        return losses, terms, watched, *balancers.backward(self.balancer, self.model, losses, terms, maps)
+        return train.gradients(self.model, self.objective, self.balancer, index,
+                               image.contiguous(memory_format=self.layout), targets, self.precision)
 
     def step(self, index):
         losses, terms, watched, weights, gramian = self.compute(index)

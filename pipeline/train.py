@@ -88,13 +88,10 @@ def main(stage, model_name, name, seed):
                 image, targets = augment.apply(image, targets, drawn[data.positions(index, where)])
             if step + 1 < steps:
                 expect(own[step + 1], train, objective)
-            predictions, features = forward(model, image, training["precision"], trunk)
-            losses, terms, watched = objective(index, image, predictions, features, targets)
-            if distributed.size() > 1:
-                part = len(index) / len(batches[step])
-                terms, watched = ({name: part * x for name, x in means.items()} for means in (terms, watched))
             optimiser.zero_grad(set_to_none=True)
-            weights, gramian = balancers.backward(balancer, model, losses, terms, features)
+            losses, terms, watched, weights, gramian = gradients(
+                model, objective, balancer, index, image, targets, training["precision"], trunk,
+                part=len(index) / len(batches[step]))
             optimiser.step()
             objective.step()
             if balancer.looks_again:
@@ -180,6 +177,18 @@ def forward(model, image, precision, trunk=None):
     with torch.autocast(image.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         features = (trunk or model.features)(image)
         return model.predict(features), features
+
+
+def gradients(model, objective, balancer, index, image, targets, precision, trunk=None, part=1.0):
+    """Every gradient of one step -> losses, terms, watched, as the objective has them, weights, Gramian.
+
+    part: share of the batch that the images `index` are, where several processes share it.
+    """
+    predictions, features = forward(model, image, precision, trunk)
+    losses, terms, watched = objective(index, image, predictions, features, targets)
+    if part < 1:
+        terms, watched = ({name: part * x for name, x in means.items()} for means in (terms, watched))
+    return losses, terms, watched, *balancers.backward(balancer, model, losses, terms, features)
 
 
 def again(model, precision, objective, image, targets):

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from pipeline import bench_step, checkpoint, recipe, store
+from pipeline import bench_step, checkpoint, recipe, sources
 from pipeline.problem import Problem
 
 WORDS = ("segnet", "batch=2", "size=32x64", "width=0.125", "rounds=1")
@@ -37,11 +37,11 @@ def test_every_variant_is_checked_timed_and_measured(capsys, monkeypatch):
 
 
 def test_no_speed_comes_from_wrong_features(capsys, monkeypatch):
-    right = store.Cached.batch
+    right = sources.Cached.batch
 
     def perturbed(*arguments):
         return {tap: (stored * 1.01, energy) for tap, (stored, energy) in right(*arguments).items()}
-    monkeypatch.setattr(store.Cached, "batch", perturbed)
+    monkeypatch.setattr(sources.Cached, "batch", perturbed)
     monkeypatch.setattr(bench_step, "peaks", lambda names, *_: dict.fromkeys(names, 1.0))
     with pytest.raises(SystemExit) as end:
         bench_step.main(*WORDS)

@@ -23,8 +23,8 @@ CODE = sorted(path.relative_to(ROOT) for package in PACKAGES for path in (ROOT /
 # A line may import only from lines above it.
 LAYERS = [
     ["kernels.packing", "kernels.gradients", "kernels.dispatch", "kernels.cpu", "kernels.gpu", "kernels.gpu.chunks",
-     "pipeline.problem", "pipeline.metrics", "pipeline.mistakes"],
-    ["kernels.reference", "kernels.cases"],
+     "pipeline.problem", "pipeline.metrics", "pipeline.mistakes", "pipeline.ahead", "pipeline.data.augment"],
+    ["kernels.reference", "kernels.cases", "pipeline.distributed", "pipeline.compiled"],
     ["kernels.autograd"],
     [f"kernels.{way}" for way in ("cpu.feature_distance", "cpu.gramian", "cpu.combine", "gpu.feature_distance",
                                   "gpu.gramian", "gpu.min_norm", "gpu.combine")],
@@ -33,8 +33,9 @@ LAYERS = [
     ["models.mtan"],
     ["pipeline.data", "pipeline.tasks"],
     ["pipeline.data.scenes", "pipeline.data.nyuv2", "pipeline.teachers", "pipeline.measure"],
-    ["pipeline.store", "pipeline.recipe", "pipeline.balance", "pipeline.balancers", "pipeline.objectives",
+    ["pipeline.sources", "pipeline.recipe", "pipeline.balance", "pipeline.balancers", "pipeline.objectives",
      "pipeline.objectives.supervised"],
+    ["pipeline.store"],
     ["pipeline.objectives.feature_distillation", *(f"pipeline.balancers.{name}" for name in (
         "uniform", "si", "uncertainty", "gradnorm", "dwa", "rlw", "gls", "stch", "famo", "mgda", "graddrop",
         "aligned_mtl", "pcgrad"))],
@@ -45,11 +46,11 @@ LAYERS = [
      "pipeline.toy", "pipeline.plan"],
     ["pipeline.parallel", "pipeline.bench_step"],
 ]
-# Code that decides no number: messages, where things run and lie, the check of params.yaml (whose sections DVC tracks).
-NUMBERLESS = {"pipeline", "pipeline.problem", "pipeline.progress", "pipeline.device", "pipeline.checkpoint",
-              "pipeline.params", "pipeline.mistakes", "pipeline.objectives", "kernels",
-              "kernels.dispatch", "kernels.cpu", "kernels.gpu",
-              "models"}
+# Code that decides no number: messages, where and how things run and lie (beyond rounding), the check of params.yaml
+# (whose sections DVC tracks).
+NUMBERLESS = {"pipeline", "pipeline.ahead", "pipeline.distributed", "pipeline.compiled", "pipeline.problem",
+              "pipeline.progress", "pipeline.device", "pipeline.checkpoint", "pipeline.params", "pipeline.mistakes",
+              "pipeline.objectives", "kernels", "kernels.dispatch", "kernels.cpu", "kernels.gpu", "models"}
 # What a stage imports by name at run time.
 ROWS = ["pipeline.balancers.uniform", "pipeline.objectives.supervised"]
 DISTANCE = ["kernels.reference", "kernels.cpu.feature_distance", "kernels.gpu.feature_distance"]

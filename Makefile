@@ -10,7 +10,7 @@ export PYTHONUNBUFFERED := 1
 JOBS ?= $(or $(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS))),1)
 REPRO = $(if $(filter-out 1,$(JOBS)),python -m pipeline.parallel $(JOBS),dvc repro)
 .PHONY: help setup params table2 table-balancers toy prepare teacher features baseline wide student evaluate table \
-        smoke montage dag plan bench bench-step kernels test test-slow lint clean
+        smoke montage dag plan bench bench-step bench-store kernels test test-slow lint clean
 
 help:  ## list the words
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,6 +73,8 @@ bench: $(READY)  ## check every kernel, then time it beside eager torch and torc
 	@python -m kernels.bench
 bench-step: $(READY)  ## time a training step beside the released recipe's, with peaks of memory
 	@python -m pipeline.bench_step
+bench-store: $(READY)  ## write and read the feature store beside the disk and memory it stands on
+	@python -m pipeline.bench_store
 kernels: $(READY)  ## compile every kernel for sm_80, sm_90 and sm_100, no GPU needed; a spill fails
 	@python -m kernels.compile
 

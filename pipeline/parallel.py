@@ -3,9 +3,9 @@
     python -m pipeline.parallel 4 table
 
 A stage starts when what it waits for is done, as `dvc --wait-for-lock repro -s`, with its share of the cores and, where
-there are GPUs, one of them to itself; its output goes to .work/logs/. A failing one stops only what waits for it. The
-last word has a plain `dvc repro`, which must find nothing left to do. Results are those of a serial run with as many
-threads (OMP_NUM_THREADS): sums in another order end in other bits.
+there are GPUs, one of them (NPROC of them) to itself; its output goes to .work/logs/. A failing one stops only what
+waits for it. The last word has a plain `dvc repro`, which must find nothing left to do. Results are those of a serial
+run with as many threads (OMP_NUM_THREADS): sums in another order end in other bits.
 """
 
 import os
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 
-from pipeline import plan
+from pipeline import distributed, plan
 from pipeline.checkpoint import WORK
 from pipeline.problem import Problem, run
 from pipeline.progress import clock
@@ -28,9 +28,7 @@ def main(jobs, *targets):
     stale, _, waiting = plan.outdated()
     wanted = needed(targets, waiting)
     todo = [name for name in stale if name in wanted]
-    slots = gpus() or [None] * int(jobs)
-    slots = slots * -(-int(jobs) // len(slots))          # more jobs than GPUs share them
-    failed = schedule(todo, waiting, slots[:int(jobs)])
+    failed = schedule(todo, waiting, places(int(jobs), gpus(), distributed.wanted()))
     if failed:
         logs = "; ".join(f"{name} (see {log_of(name)})" for name, why in failed.items() if why == "failed")
         raise Problem(f"{len(failed)} of {len(todo)} stages are not done: {logs}; what waits for them was left out. "
@@ -40,6 +38,16 @@ def main(jobs, *targets):
         raise Problem("a plain `dvc repro` after the parallel one still had work to do: "
                       + " ".join((closing.stdout + closing.stderr).split())[-300:])
     print(f"{len(todo)} stages; a plain `dvc repro` finds nothing left to do")
+
+
+def places(jobs, gpus, each):
+    """What CUDA_VISIBLE_DEVICES is in each of so many jobs: `each` (NPROC) GPUs of their own as far as there are."""
+    if not gpus:
+        return [None] * jobs
+    if len(gpus) < each:
+        raise Problem(f"NPROC is {each} but there are {len(gpus)} GPUs; lower it")
+    groups = [",".join(gpus[i:i + each]) for i in range(0, len(gpus) - each + 1, each)]
+    return (groups * -(-jobs // len(groups)))[:jobs]     # more jobs than groups share them
 
 
 def needed(targets, waiting):
@@ -57,7 +65,7 @@ def needed(targets, waiting):
 def schedule(todo, waiting, slots):
     """Run `todo` as far as possible; {stage: "failed" or "left out"} of what is not done."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, cores // len(slots))))
+    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, cores // len(slots) // distributed.wanted())))
     left, free, running, failed, total = list(todo), list(slots), {}, {}, len(todo)
     LOGS.mkdir(parents=True, exist_ok=True)
     try:

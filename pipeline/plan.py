@@ -4,10 +4,12 @@
 
 Hours come from the step times that finished runs have recorded (out/runs/*/cost.json): of the same run if there is one,
 else of runs of the same network and kind, scaled by pixels, batch and width squared and marked ~; a kind that has never
-run has none. What a stage outside DVC's knowledge (a GPU, a raw folder) may change is not seen.
+run has none. The paper's own protocol is costed likewise, for several devices. What lies outside DVC's knowledge (a
+GPU, a raw folder) is not seen.
 """
 
 import collections
+import heapq
 import json
 import os
 import pathlib
@@ -27,21 +29,23 @@ BYTES = {"float32": 4, "float16": 2, "uint8": 1}
 def main():
     chosen = params.load()
     params.check_options(chosen)
-    stale, reasons, _ = outdated()
+    stale, reasons, waiting = outdated()
     groups = collections.defaultdict(list)
     for name in stale:
         groups[name.partition("@")[0]].append(name)
     print(f"data {chosen.data}, protocol {chosen.protocol}, seeds {chosen.seeds}: {len(stale)} of "
           f"{len(reasons)} stages would run")
-    total, unknown = 0.0, 0
+    total, unknown, timed = 0.0, 0, records()
     for stage, names in groups.items():
-        seconds = [seconds_of(chosen, name) for name in names] if stage in TRAINED else []
+        seconds = [seconds_of(chosen, name, timed) for name in names] if stage in TRAINED else []
         known = [value for value, _ in seconds if value is not None]
         total, unknown = total + sum(known), unknown + len(seconds) - len(known)
         about = "~" if any(scaled for _, scaled in seconds) else ""
         took = f"{about}{clock(sum(known))}" if known else "not measured yet" if seconds else ""
         print(f"  {stage:18} {len(names):4} {took:>16}  {'; '.join(sorted({reasons[name] for name in names}))[:90]}")
     print(f"training: {clock(total)} by recorded step times" + (f", and {unknown} runs never timed" if unknown else ""))
+    if "paper" in chosen.protocols:
+        print(cost_of_paper(chosen.model_copy(update={"protocol": "paper"}), waiting))
     needed, free = feature_bytes(chosen), shutil.disk_usage(".").free
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     print(f"features: {needed / 1e9:.2f} GB when all are there; disk free {free / 1e9:.1f} GB, memory "
@@ -94,7 +98,46 @@ def why(changes):
     return "; ".join(parts) or "its results are not there"
 
 
-def seconds_of(chosen, name):
+def cost_of_paper(chosen, waiting):
+    """A line: hours of training of every stage on 1, 8 and 64 devices like those that step times were recorded on."""
+    timed = records()
+    found = {name: seconds_of(chosen, name, timed)[0] for name in waiting if name.partition("@")[0] in TRAINED}
+    unknown = sum(seconds is None for seconds in found.values())
+    took = {name: found.get(name) or 0.0 for name in waiting}
+    devices = sorted({device for *_, device in timed.values()})
+    if unknown == len(found):
+        return "the paper's protocol: no step was ever timed"
+    times = "; ".join(f"{count} device{'s' * (count > 1)} {clock(makespan(took, waiting, count))}"
+                      for count in (1, 8, 64))
+    return (f"the paper's protocol, everything: {times}" + (f", and {unknown} runs never timed" if unknown else "")
+            + f" (by steps on {', '.join(devices)}; in `make -jN` a stage has a device)")
+
+
+def makespan(took, waiting, count):
+    """Seconds until all are done, `count` at a time; those with the longest way to the end begin first."""
+    after = collections.defaultdict(list)
+    for name in waiting:
+        for up in waiting[name]:
+            after[up].append(name)
+    way = {}
+    for name in reversed(order(waiting)):
+        way[name] = took[name] + max((way[next_] for next_ in after[name]), default=0.0)
+    missing = {name: len(waiting[name]) for name in waiting}
+    ready, running, now = [(-way[name], name) for name in waiting if not missing[name]], [], 0.0
+    heapq.heapify(ready)
+    while ready or running:
+        while ready and len(running) < count:
+            _, name = heapq.heappop(ready)
+            heapq.heappush(running, (now + took[name], name))
+        now, done = heapq.heappop(running)
+        for name in after[done]:
+            missing[name] -= 1
+            if not missing[name]:
+                heapq.heappush(ready, (-way[name], name))
+    return now
+
+
+def seconds_of(chosen, name, timed=None):
     """(seconds of training, whether they were scaled from another run); (None, False) if nothing like it ever ran."""
     stage, _, rest = name.partition("@")
     model, _, rest = rest.partition("-")
@@ -103,21 +146,27 @@ def seconds_of(chosen, name):
     one, images = row["train"], chosen.in_force.data
     steps = one["epochs"] * (images.train // one["batch"])
     work = params.work(one, images.height, images.width)
-    own = recorded(params.folder(model, method, seed))
+    timed = records() if timed is None else timed
+    own = timed.get(params.folder(model, method, seed))
     if own and own[1] == work:
         return own[0] * steps, False
-    alike = [found for folder in RUNS.glob(f"{model}-*")
-             if (found := recorded(folder)) and found[2] == (stage == "teacher")]
+    alike = [record for folder, record in timed.items()
+             if folder.name.startswith(f"{model}-") and record[2] == (stage == "teacher")]
     if not alike:
         return None, False
-    return steps * work * statistics.median(seconds / done for seconds, done, _ in alike), True
+    return steps * work * statistics.median(record[0] / record[1] for record in alike), True
+
+
+def records():
+    """{folder: `recorded`} of every finished run."""
+    return {folder: record for folder in RUNS.glob("*-*") if (record := recorded(folder))}
 
 
 def recorded(folder):
-    """(seconds a step, work of a step, whether for one task) of a finished run, or None."""
+    """(seconds a step, work of a step, whether for one task, device) of a finished run, or None."""
     try:
         cost = json.loads((folder / "cost.json").read_text())
-        return cost["seconds_per_step"], cost["work"], cost["stage"] == "teacher"
+        return cost["seconds_per_step"], cost["work"], cost["stage"] == "teacher", cost["device"]
     except (OSError, ValueError, KeyError):
         return None
 

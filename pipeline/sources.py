@@ -1,6 +1,6 @@
 """Where a student reads one teacher's features while it trains: the store's arrays in a tier, or the teacher itself.
 
-    batch(index, image, taps) -> {tap: (unit features (B, P, C), mean squared norm (B,))}
+    batch(index, image, taps) -> {tap: (unit features (B, P, C), mean squared norm (B,))}; lasts two batches
     expect(index, taps)          the next batch; what has to be read for it is read meanwhile
     describe()
 """
@@ -13,7 +13,7 @@ import torch
 
 from kernels.packing import normalise
 from pipeline import distributed, teachers
-from pipeline.ahead import Ahead, positions
+from pipeline.ahead import Ahead, Room, positions, rows
 from pipeline.problem import Problem
 
 
@@ -60,10 +60,9 @@ class Cached:
         self.ahead = Ahead(self.read, device)
         if place in ("gpu", "ram"):
             whole = list(range(len(manifest["ids"])))
-            self.arrays = {tap: self.from_disk(tap, whole).to(device if place == "gpu" else "cpu")
+            self.arrays = {tap: self.from_disk(tap, whole, fresh).to(device if place == "gpu" else "cpu")
                            for tap in manifest["shapes"]}
-        # what lies on the device, a CPU's RAM too, is there at once
-        self.resident = place == "gpu" or (place == "ram" and device.type == "cpu")
+        self.room = Room(device)
 
     def open(self, tap):
         """(offset of the first image, shape of one, numpy type) of a file that is as the manifest says."""
@@ -76,10 +75,10 @@ class Cached:
             raise self.damage(path, f"{array.dtype} {array.shape}, expected {self.manifest['dtype']} {shape}")
         return array.offset, shape[1:], array.dtype
 
-    def from_disk(self, tap, index):
+    def from_disk(self, tap, index, room):
         """Images (B, P, C) of `index`, read straight into their place, checked when first met."""
         path, (offset, shape, kind) = self.folder / f"{tap}.npy", self.files[tap]
-        out = torch.empty(len(index), *shape, dtype=getattr(torch, kind.name))
+        out = room(tap, (len(index), *shape), getattr(torch, kind.name))
         with open(path, "rb", buffering=0) as file:
             for image, i in zip(out.numpy(), index, strict=True):
                 place, got = memoryview(image).cast("B"), 0
@@ -99,21 +98,29 @@ class Cached:
         return Problem(f"{path} is damaged ({what}); remove {self.folder} and run the same command again: the features "
                        "are rebuilt and training goes on from its last epoch")
 
-    def read(self, key):
+    def read(self, key, room):
         index, taps = key
         if self.place == "disk":
-            return [self.from_disk(tap, index) for tap in taps]
-        return [self.arrays[tap][list(index)] for tap in taps]
+            return [self.from_disk(tap, index, room) for tap in taps]
+        return [rows(self.arrays[tap], index, room, tap) for tap in taps]
 
     def expect(self, index, taps):
-        if not self.resident:
+        if self.place == "disk" or (self.place == "ram" and self.device.type != "cpu"):
             self.ahead.expect((tuple(index), tuple(taps)))
 
     def batch(self, index, image, taps):
         places = positions(index, self.device)
-        stored = [self.arrays[tap][places] for tap in taps] if self.resident else self.ahead.get(
-            (tuple(index), tuple(taps)))
+        if self.place == "gpu":
+            stored = [self.arrays[tap][places] for tap in taps]
+        elif self.place == "ram" and self.device.type == "cpu":           # there at once
+            stored = self.read((index, taps), self.room)
+        else:
+            stored = self.ahead.get((tuple(index), tuple(taps)))
         return {tap: (x, self.energy[tap][places]) for tap, x in zip(taps, stored, strict=True)}
 
     def describe(self):
         return f"{self.manifest['bytes'] / 1e6:.0f} MB {self.manifest['dtype']} in {self.place}"
+
+
+def fresh(_, shape, dtype):
+    return torch.empty(shape, dtype=dtype)

@@ -98,8 +98,7 @@ def build(run, task, split, device):
     manifest = {"identity": name, "bytes": actual, "ids": split.ids, "dtype": run["features"]["dtype"],
                 "shapes": shapes, "crc32": done["crc32"], "energy": done["energy"],
                 "parity": {"images": min(CHECKED, len(split)), "cosine": cosine, "largest_difference": gap}}
-    for array in arrays.values():
-        array.flush()
+    writer.close()
     checkpoint.write(partial / "manifest.json", json.dumps(manifest).encode())
     (partial / "progress.json").unlink()
     shutil.rmtree(BULK / name, ignore_errors=True)
@@ -134,6 +133,10 @@ class Writer:
             self.done["energy"][tap] += energies[tap]
         self.done["images"] += len(images)
         checkpoint.write(self.folder / "progress.json", json.dumps(self.done).encode())
+
+    def close(self):
+        for array in self.arrays.values():
+            array.flush()
 
 
 @torch.no_grad()

@@ -44,7 +44,7 @@ LAYERS = [
     ["pipeline.balancers.nash_mtl"],
     ["pipeline.prepare", "pipeline.train", "pipeline.features", "pipeline.evaluate", "pipeline.table",
      "pipeline.toy", "pipeline.plan"],
-    ["pipeline.parallel", "pipeline.bench_step"],
+    ["pipeline.parallel", "pipeline.bench_step", "pipeline.bench_store"],
 ]
 # Code that decides no number: messages, where and how things run and lie (beyond rounding), the check of params.yaml
 # (whose sections DVC tracks).
@@ -277,6 +277,14 @@ def test_several_at_a_time_leave_nothing_to_do_and_a_failing_branch_stops_only_i
         assert repro(project) == {"table-balancers"}                # not asked for
     finally:
         file.write_text(before)
+
+
+def test_jobs_have_gpus_of_their_own():
+    assert parallel.places(3, [], 1) == [None] * 3
+    assert parallel.places(3, ["0", "1"], 1) == ["0", "1", "0"]
+    assert parallel.places(2, ["0", "1", "2", "3", "4"], 2) == ["0,1", "2,3"]
+    with pytest.raises(Problem, match="NPROC is 4 but there are 2 GPUs"):
+        parallel.places(1, ["0", "1"], 4)
 
 
 @pytest.mark.parametrize("asked", ["0", "many"])

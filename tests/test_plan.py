@@ -53,3 +53,22 @@ def test_reasons_are_a_few_words():
     assert plan.why([{"changed deps": {"a.py": "modified", "b.py": "new"}}]) == "a.py, b.py"
     assert plan.why([{"changed deps": {"params.yaml": "new", "a.py": "modified"}}]) == "never ran"
     assert plan.why([{"changed outs": {"out/x": "deleted"}}]) == "its results are not there"
+
+
+def test_several_devices_share_what_does_not_wait():
+    """Two chains of 3 + 2 and 3 s and four single seconds; on two devices the long chain begins first."""
+    took = {"a": 3.0, "b": 2.0, "c": 3.0} | {f"s{i}": 1.0 for i in range(4)}
+    waiting = {name: [] for name in took} | {"b": ["a"]}
+    assert plan.makespan(took, waiting, 1) == 12.0
+    assert plan.makespan(took, waiting, 2) == 6.0
+    assert plan.makespan(took, waiting, 64) == 5.0
+
+
+def test_the_paper_is_costed_from_recorded_steps(copy):
+    waiting = {"prepare": [], "teacher@segnet-depth-0": ["prepare"],
+               "student@segnet-ours-0": ["teacher@segnet-depth-0"]}
+    chosen = params.load().model_copy(update={"protocol": "paper"})
+    one, other = (plan.seconds_of(chosen, name)[0] for name in list(waiting)[1:])
+    line = plan.cost_of_paper(chosen, waiting)
+    assert line.startswith(f"the paper's protocol, everything: 1 device {plan.clock(one + other)}; 8 devices "
+                           f"{plan.clock(one + other)}; 64 devices") and "by steps on cpu" in line

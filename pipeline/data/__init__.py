@@ -19,7 +19,7 @@ import pathlib
 import numpy as np
 import torch
 
-from pipeline.ahead import Ahead, positions
+from pipeline.ahead import Ahead, positions, rows
 from pipeline.problem import Problem
 
 ROOT = pathlib.Path("out/data")
@@ -62,7 +62,8 @@ class Split:
         self.resident = device.type == "cpu" or needed < 0.5 * torch.cuda.mem_get_info(device)[0]
         self.arrays = {kind: torch.from_numpy(array).to(device if self.resident else "cpu")
                        for kind, array in arrays.items()}
-        self.ahead = Ahead(lambda key: [array[list(key)] for array in self.arrays.values()], device)
+        self.ahead = Ahead(lambda key, room: [rows(array, key, room, kind) for kind, array in self.arrays.items()],
+                           device)
 
     def __len__(self):
         return len(self.ids)

@@ -1,0 +1,73 @@
+"""Augmentation: what torch's own cutting and resizing gives, drawn anew every epoch and the same for the same seed."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pipeline import features, params, train
+from pipeline.data import augment
+from pipeline.problem import Problem
+
+HEIGHT, WIDTH = 48, 65
+
+
+def test_equals_cut_resize_and_mirror_one_by_one():
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(64, 3, HEIGHT, WIDTH, generator=generator)
+    targets = {"label": torch.randint(-1, 13, (64, HEIGHT, WIDTH), generator=generator),
+               "depth": torch.rand(64, 1, HEIGHT, WIDTH, generator=generator),
+               "normal": torch.randn(64, 3, HEIGHT, WIDTH, generator=generator)}
+    drawn = augment.draw(3, 64, HEIGHT, WIDTH)
+    found, its = augment.apply(image, targets, drawn)
+    for k, (scale, *numbers) in enumerate(drawn.tolist()):
+        h, w, top, left, mirrored = map(int, numbers)
+
+        def alone(x, k=k, h=h, w=w, top=top, left=left, mirrored=mirrored, **how):
+            cut = F.interpolate(x[k:k + 1, :, top:top + h, left:left + w].float(), (HEIGHT, WIDTH), **how)[0]
+            return cut.flip(-1) if mirrored else cut
+        smooth = {"mode": "bilinear", "align_corners": True}
+        torch.testing.assert_close(found[k], alone(image, **smooth), rtol=0, atol=1e-5)
+        assert torch.equal(its["label"][k], alone(targets["label"][:, None])[0].long())
+        torch.testing.assert_close(its["depth"][k], alone(targets["depth"]) / scale)
+        signs = torch.tensor([-1.0 if mirrored else 1.0, 1, 1])[:, None, None]
+        assert torch.equal(its["normal"][k], alone(targets["normal"]) * signs)
+
+
+def test_draws_cover_scales_places_and_mirrors():
+    drawn = augment.draw(0, 3000, HEIGHT, WIDTH)
+    assert torch.equal(drawn, augment.draw(0, 3000, HEIGHT, WIDTH))
+    assert not torch.equal(drawn, augment.draw(1, 3000, HEIGHT, WIDTH))
+    scales, counts = drawn[:, 0].unique(return_counts=True)
+    assert scales.tolist() == pytest.approx(augment.SCALES) and counts.min() > 900
+    assert 1400 < drawn[:, 5].sum() < 1600
+    for size, corner, whole in ((1, 3, HEIGHT), (2, 4, WIDTH)):
+        room = whole - drawn[:, size]
+        assert (drawn[:, corner] >= 0).all() and (drawn[:, corner] <= room).all()
+        assert (drawn[:, corner] == room)[room > 0].any() and (drawn[:, corner] == 0)[room > 0].any()
+
+
+def edit(old, new):
+    text = open("params.yaml").read()
+    head, tail = text.split("  smoke:\n")
+    assert old in tail
+    open("params.yaml", "w").write(head + "  smoke:\n" + tail.replace(old, new, 1))
+
+
+def test_a_row_asks_for_it(copy):
+    before = open(params.folder("segnet", "uniform", 0) / "curve.csv").read()
+    edit("width: 0.125", "width: 0.125\n        augment: crop")
+    curves = []
+    for _ in range(2):
+        train.main("baseline", "segnet", "uniform", "0")
+        curves.append(open(params.folder("segnet", "uniform", 0) / "curve.csv").read())
+    assert curves[0] == curves[1] != before
+
+
+def test_cached_features_are_refused_and_live_teachers_are_not(copy, monkeypatch):
+    edit("width: 0.125", "width: 0.125\n        augment: crop")
+    for task in ("semantic", "depth", "normal"):
+        features.main("segnet", task, "0")
+    with pytest.raises(Problem, match="`augment` is 'crop', but cached .* FEATURES=live or `methods.ours.teacher_bn"):
+        train.main("student", "segnet", "ours", "0")
+    monkeypatch.setenv("FEATURES", "live")
+    train.main("student", "segnet", "ours", "0")

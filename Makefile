@@ -9,7 +9,7 @@ export PYTHONUNBUFFERED := 1
 # `make -j4 table2` (or JOBS=4 make table2, where make is older than 4.2) runs four stages at a time
 JOBS ?= $(or $(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS))),1)
 REPRO = $(if $(filter-out 1,$(JOBS)),python -m pipeline.parallel $(JOBS),dvc repro)
-.PHONY: help setup params table2 table-balancers toy prepare teacher features baseline wide student evaluate table \
+.PHONY: help setup params table2 table-balancers toy prepare teacher features baseline wide student evaluate figures table \
         smoke montage dag plan bench bench-step bench-store kernels test test-slow lint clean
 
 help:  ## list the words
@@ -51,6 +51,8 @@ student: params  ## stage: multi-task networks that follow the teachers
 	$(REPRO) student
 evaluate: params  ## stage: metrics under both protocols and every selection rule
 	$(REPRO) evaluate-teacher evaluate-baseline evaluate-wide evaluate-student
+figures: params  ## stage: task losses and feature distances over training, in out/figures
+	$(REPRO) figures
 table: params  ## stage: everything Table 2 needs, up to out/tables
 	$(REPRO) table
 

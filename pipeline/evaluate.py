@@ -8,7 +8,6 @@ Rules, all from one training: last epoch; last10, the mean of the last ten (MTAN
 mean training loss (KD4MTL); best_test, the epoch with the best test metrics (optimistic: it has seen the answers).
 """
 
-import csv
 import json
 import math
 import pathlib
@@ -16,8 +15,9 @@ import subprocess
 import sys
 
 from pipeline import checkpoint, data, device, params, teachers
+from pipeline.curve import read
 from pipeline.measure import measure
-from pipeline.metrics import METRICS, delta_m
+from pipeline.metrics import METRICS, delta_m, train_loss
 from pipeline.problem import Problem, run
 
 TOLERANCE = 1e-3      # relative; another device or batch size rounds differently, a wrong file is off by far more
@@ -50,23 +50,11 @@ def main(stage, model_name, name, seed):
     print(f"{title}: epoch {epochs['train_loss']} of {len(curve)}  {shown}")
 
 
-def read(folder, redo):
-    """curve.csv as a list of {column: number}, and cost.json."""
-    try:
-        with open(folder / "curve.csv", newline="") as file:
-            curve = [{key: float(value) for key, value in line.items()} for line in csv.DictReader(file)]
-        if not curve:
-            raise ValueError("curve.csv has no rows")
-        return curve, json.loads((folder / "cost.json").read_text())
-    except (OSError, ValueError, TypeError) as mistake:
-        raise Problem(f"{folder} has no readable curve.csv and cost.json ({mistake}); {redo}") from None
-
-
 def selected(curve, tasks):
     """Metrics and 1-based epochs by rule; `last10` has the mean of the last ten rows or of all if they are fewer."""
     rows = [{protocol: {name: line[f"{protocol}.{name}"] for name in METRICS if f"{protocol}.{name}" in line}
              for protocol in ("official", "dataset")} for line in curve]
-    losses = [sum(line[f"loss_{task}"] for task in tasks) for line in curve]
+    losses = [train_loss(line, tasks) for line in curve]
     gains = [delta_m(row["official"], rows[-1]["official"]) for row in rows]
     gains = [-math.inf if math.isnan(gain) else gain for gain in gains]      # a metric of 0 has no relative gain
     picked = {"last": len(rows) - 1, "train_loss": losses.index(min(losses)), "best_test": gains.index(max(gains))}

@@ -25,6 +25,11 @@ METRICS = {
 }
 
 
+def train_loss(line, tasks):
+    """Mean over tasks of the loss on the labels, in a row of curve.csv: what KD4MTL selects an epoch by (quirk Q5)."""
+    return fmean(line[f"label_{task}" if f"label_{task}" in line else f"loss_{task}"] for task in tasks)
+
+
 def delta_m(metrics, single, names=None):
     """Delta_MTL (section 7) in percent, positive where better than the single-task networks:
     mean over tasks of the mean over their metrics of better * (m - s) / s; NaN where an s is 0.

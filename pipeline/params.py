@@ -136,7 +136,15 @@ class FeatureDistillation(Balanced):
     teacher_bn: Literal["running", "batch"]
 
 
-Method = Annotated[Supervised | FeatureDistillation, Field(discriminator="objective")]
+class PredictionDistillation(FeatureDistillation):
+    objective: Literal["prediction_distillation"]
+    taps: list[Tap]
+    temperature: Positive
+    anneal: Literal["linear", "none"]
+
+
+DISTILLING = ("feature_distillation", "prediction_distillation")
+Method = Annotated[Supervised | FeatureDistillation | PredictionDistillation, Field(discriminator="objective")]
 
 
 class Wide(Section):
@@ -184,7 +192,7 @@ class Params(Section):
                 raise ValueError(f"`wide.models` has {model!r}, which is not in `models` ({', '.join(self.models)}): "
                                  "the table of balancers holds Table 2's rows too")
         for key, listed in runs.items():
-            wanted = "feature_distillation" if key == "students" else "supervised"
+            wanted = DISTILLING if key == "students" else ("supervised",)
             for method in listed:
                 one_of(method, key, self.methods)
                 if key == "wide.rows" and method in (*self.baselines, *self.students):
@@ -192,12 +200,12 @@ class Params(Section):
                                      "holds those anyway")
                 if method in get_args(Task):
                     raise ValueError(f"`{key}` has {method!r}, which is a task's name; call the method otherwise")
-                if self.methods[method].objective != wanted:
-                    raise ValueError(f"`{key}` has {method!r}, whose objective is "
-                                     f"{self.methods[method].objective!r}; `{key}` take {wanted!r}")
+                if self.methods[method].objective not in wanted:
+                    raise ValueError(f"`{key}` has {method!r}, whose objective is {self.methods[method].objective!r}; "
+                                     f"`{key}` take {' or '.join(map(repr, wanted))}")
         for name, method in self.methods.items():
             one_of(method.balancer, f"methods.{name}.balancer", BALANCERS)
-            if method.objective == "feature_distillation" and not set(self.tasks) <= set(method.lambda_):
+            if method.objective in DISTILLING and not set(self.tasks) <= set(method.lambda_):
                 missing = sorted(set(self.tasks) - set(method.lambda_))
                 raise ValueError(f"`methods.{name}.lambda` has no value for {', '.join(missing)}")
         return self

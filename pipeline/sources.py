@@ -40,6 +40,11 @@ class Live:
         pass
 
     @torch.no_grad()
+    def predict(self, image):
+        """The teacher's prediction (B, C_t, H, W)."""
+        return self.network(image)[0][self.task]
+
+    @torch.no_grad()
     def batch(self, index, image, taps):
         features = self.network.features(image)[self.task]
         return {tap: normalise(features[tap]) for tap in taps}

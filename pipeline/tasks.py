@@ -45,6 +45,7 @@ class Task:
     target: str
     channels: Callable  # (classes) -> width of the head
     loss: Callable  # (prediction, targets, normal_mask) -> scalar
+    match: Callable  # (prediction, a teacher's prediction, temperature) -> (B, H, W), 0 where they agree
     measure: Callable  # (prediction, targets, classes, official_batch) -> images, pooled; on the device
     summarise: Callable  # (images, pooled, classes, official_batch) -> official, dataset; as `metrics`
 
@@ -95,6 +96,29 @@ def _depth_loss(prediction, targets, normal_mask):
 def _normal_loss(prediction, targets, normal_mask):
     mask = _valid(targets["normal" if normal_mask == "own" else "depth"])
     return _masked_mean(1 - (prediction * targets["normal"]).sum(dim=1), mask)
+
+
+def matches(predictions, taught, temperature=1.0):
+    """How far predictions are from teachers', a scalar a task: prediction distillation, a mean over all pixels.
+
+    Classes: KL divergence at the temperature, times its square (Hinton et al. 2015); depth: absolute difference;
+    normals: 1 - cosine. KD4MTL names none for the last two (BAM, its section 4).
+    """
+    maps = [_task(task).match(p, taught[task], temperature) for task, p in predictions.items()]
+    return [_masked_mean(x, torch.ones_like(x, dtype=torch.bool)) for x in maps]
+
+
+def _semantic_match(prediction, taught, temperature):
+    p, q = ((x / temperature).log_softmax(dim=1) for x in (prediction, taught))
+    return temperature**2 * (q.exp() * (q - p)).sum(dim=1)
+
+
+def _depth_match(prediction, taught, temperature):
+    return (prediction - taught).abs()[:, 0]
+
+
+def _normal_match(prediction, taught, temperature):
+    return 1 - (prediction * taught).sum(dim=1)
 
 
 def _count(index, bins):  # values 0 ... bins-1 -> (bins,) int64; torch.bincount makes the host wait for CUDA
@@ -205,9 +229,9 @@ def _pooled_median(histogram):
 
 
 ROWS = (
-    Task("semantic", "label", lambda c: c, _semantic_loss, _measure_semantic, _summarise_semantic),
-    Task("depth", "depth", lambda c: 1, _depth_loss, _measure_depth, _summarise_depth),
-    Task("normal", "normal", lambda c: 3, _normal_loss, _measure_normal, _summarise_normal),
+    Task("semantic", "label", lambda c: c, _semantic_loss, _semantic_match, _measure_semantic, _summarise_semantic),
+    Task("depth", "depth", lambda c: 1, _depth_loss, _depth_match, _measure_depth, _summarise_depth),
+    Task("normal", "normal", lambda c: 3, _normal_loss, _normal_match, _measure_normal, _summarise_normal),
 )
 TASKS = {task.name: task for task in ROWS}
 

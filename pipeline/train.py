@@ -11,9 +11,7 @@ resolved row), cost.json (time and memory). Killed at any moment, the same comma
 and ends with the same bits.
 """
 
-import csv
 import functools
-import io
 import json
 import math
 import resource
@@ -26,9 +24,10 @@ import yaml
 import kernels.dispatch
 from pipeline import balancers, checkpoint, compiled, data, device, distributed, objectives, params, teachers
 from pipeline.balance import Record
+from pipeline.curve import text
 from pipeline.data import augment
 from pipeline.measure import measure
-from pipeline.metrics import METRICS
+from pipeline.metrics import METRICS, train_loss
 from pipeline.problem import Problem, run
 from pipeline.progress import Line, clock
 
@@ -83,6 +82,7 @@ def main(stage, model_name, name, seed):
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(training, epoch, step, steps)
             balancer.follow(learning_rate(training, epoch, step, steps))
+            objective.progress = (epoch + step / steps) / training["epochs"]
             image, targets = train.batch(index)
             if training["augment"] != "none":
                 image, targets = augment.apply(image, targets, drawn[data.positions(index, where)])
@@ -125,9 +125,9 @@ def main(stage, model_name, name, seed):
     # -- what is left behind
     folder = params.folder(model_name, name, seed)
     checkpoint.write(folder / "weights.pt", checkpoint.pack({"last": copy(model), "train_loss": best["weights"]}))
-    checkpoint.write(folder / "curve.csv", table(curve).encode())
+    checkpoint.write(folder / "curve.csv", text(curve).encode())
     if stage != "teacher":
-        checkpoint.write(folder / "balance.csv", table(balance).encode())
+        checkpoint.write(folder / "balance.csv", text(balance).encode())
     checkpoint.write(folder / "run.yaml", yaml.safe_dump(row, sort_keys=False).encode())
     cost = {"parameters": sum(p.numel() for p in model.parameters()), "steps": steps * training["epochs"],
             "seconds_per_step": seconds / (steps * training["epochs"]), "peak_memory_mb": memory,
@@ -245,10 +245,6 @@ def measured(title, model, split, row, where):
         raise Problem(f"{title}: {mistake}; lower the learning rate of the protocol in force") from None
 
 
-def train_loss(line, tasks):
-    return sum(line[f"loss_{task}"] for task in tasks) / len(tasks)
-
-
 def flat(metrics):
     return {f"{protocol}.{name}": value for protocol, values in metrics.items() for name, value in values.items()}
 
@@ -269,16 +265,6 @@ def summary(line, tasks):
     shown = {METRICS[name].task: name for name in reversed(METRICS)}
     metrics = "  ".join(f"{METRICS[shown[task]].title} {line[f'official.{shown[task]}']:.4g}" for task in tasks)
     return f"loss {train_loss(line, tasks):.4f}  {metrics}"
-
-
-def table(curve):
-    """A .csv: full precision, so that equal runs give equal files."""
-    text = io.StringIO()
-    columns = dict.fromkeys(key for line in curve for key in line)
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(curve)
-    return text.getvalue()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ import torch
 
 import models
 from kernels import reference
-from pipeline import balancers, evaluate, params, train
+from pipeline import balancers, params, train
+from pipeline.curve import read
 from pipeline.objectives import feature_distillation
 
 TASKS = ["one", "two", "three"]
@@ -236,7 +237,7 @@ def test_second_look_measures_no_distance(copy, monkeypatch):
     calls, distance = [], feature_distillation.feature_distance
     monkeypatch.setattr(feature_distillation, "feature_distance", lambda *a: calls.append(0) or distance(*a))
     train.main("student", "segnet", "ours", "0")
-    assert len(calls) == 2 * evaluate.read(params.folder("segnet", "ours", 0), "")[1]["steps"]      # a tap each
+    assert len(calls) == 2 * read(params.folder("segnet", "ours", 0), "")[1]["steps"]      # a tap each
 
 
 # -- what lands in .grad
@@ -323,7 +324,7 @@ def test_rows_train_through_the_gramian(copy):
     for stage, name, passes in (("wide", "mgda-full", 3), ("student", "ours", 4)):
         train.main(stage, "segnet", name, "0")
         folder = params.folder("segnet", name, 0)
-        _, cost = evaluate.read(folder, "")
+        _, cost = read(folder, "")
         assert cost["backward_passes"] == passes
         for line in csv.DictReader(open(folder / "balance.csv", newline="")):
             weights = [float(line[f"weight_{task}"]) for task in ("semantic", "depth", "normal")]
@@ -345,5 +346,5 @@ def test_distillation_goes_with_every_method(copy, name):
     use(open("params.yaml").read(), student=("objective: feature_distillation\n    balancer: uniform",
                  f"objective: feature_distillation\n    balancer: {name}"))
     train.main("student", "segnet", "ours", "0")
-    curve, _ = evaluate.read(params.folder("segnet", "ours", 0), "")
+    curve, _ = read(params.folder("segnet", "ours", 0), "")
     assert curve[1]["distance"] < curve[0]["distance"]

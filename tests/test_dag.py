@@ -24,7 +24,7 @@ CODE = sorted(path.relative_to(ROOT) for package in PACKAGES for path in (ROOT /
 LAYERS = [
     ["kernels.packing", "kernels.gradients", "kernels.dispatch", "kernels.cpu", "kernels.gpu", "kernels.gpu.chunks",
      "pipeline.problem", "pipeline.metrics", "pipeline.mistakes", "pipeline.ahead", "pipeline.data.augment"],
-    ["kernels.reference", "kernels.cases", "pipeline.distributed", "pipeline.compiled"],
+    ["kernels.reference", "kernels.cases", "pipeline.distributed", "pipeline.compiled", "pipeline.curve"],
     ["kernels.autograd"],
     [f"kernels.{way}" for way in ("cpu.feature_distance", "cpu.gramian", "cpu.combine", "gpu.feature_distance",
                                   "gpu.gramian", "gpu.min_norm", "gpu.combine")],
@@ -41,9 +41,9 @@ LAYERS = [
         "aligned_mtl", "pcgrad"))],
     [f"pipeline.balancers.{name}" for name in ("mgda_ub", "aligned_mtl_ub", "imtl", "fairgrad", "cagrad", "config",
                                                "upgrad", "db_mtl", "gradvac")],
-    ["pipeline.balancers.nash_mtl"],
+    ["pipeline.balancers.nash_mtl", "pipeline.objectives.prediction_distillation"],
     ["pipeline.prepare", "pipeline.train", "pipeline.features", "pipeline.evaluate", "pipeline.table",
-     "pipeline.toy", "pipeline.plan"],
+     "pipeline.toy", "pipeline.plan", "pipeline.figures"],
     ["pipeline.parallel", "pipeline.bench_step", "pipeline.bench_store"],
 ]
 # Code that decides no number: messages, where and how things run and lie (beyond rounding), the check of params.yaml
@@ -59,7 +59,8 @@ GRAMIAN = [*(f"pipeline.balancers.{file.stem}" for file in (ROOT / "pipeline/bal
            *(f"kernels.{way}.{operation}" for way in ("cpu", "gpu") for operation in ("gramian", "combine"))]
 BY_NAME = {"prepare": ["pipeline.data.scenes"], "teacher": ROWS, "baseline": [*ROWS, *GRAMIAN],
            "wide": [*ROWS, *GRAMIAN],
-           "student": [*ROWS, *GRAMIAN, "pipeline.objectives.feature_distillation", *DISTANCE]}
+           "student": [*ROWS, *GRAMIAN, *(
+               f"pipeline.objectives.{kind}_distillation" for kind in ("feature", "prediction")), *DISTANCE]}
 
 
 def name_of(path):

@@ -15,9 +15,7 @@ from conftest import ROOT, smoke
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("dvc")
+def project_in(folder, epochs):
     for name in ("pipeline", "models", "kernels"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("dvc.yaml", ".dvcignore"):
@@ -26,9 +24,13 @@ def project(tmp_path_factory):
     shutil.copy(ROOT / ".dvc/config", folder / ".dvc")
     (folder / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
     text = smoke((ROOT / "params.yaml").read_text())
-    # long enough to be killed in the middle
-    (folder / "params.yaml").write_text(re.sub(r"(smoke:.*?epochs: )2", r"\g<1>40", text, flags=re.S))
+    (folder / "params.yaml").write_text(re.sub(r"(smoke:.*?epochs: )2", rf"\g<1>{epochs}", text, flags=re.S))
     return folder
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    return project_in(tmp_path_factory.mktemp("dvc"), 40)        # long enough to be killed in the middle
 
 
 def repro(folder, *words):
@@ -91,3 +93,14 @@ def test_a_mistake_stops_before_any_stage(project):
         assert "Traceback" not in said
     finally:
         params.write_text(before)
+
+
+def test_two_stages_at_a_time_give_the_bits_of_one(tmp_path):
+    serial, parallel = (project_in(tmp_path / name, 2) for name in ("serial", "parallel"))
+    said, code = finish(serial, "table")
+    assert code == 0, said
+    environment = os.environ | {"PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run([sys.executable, "-m", "pipeline.parallel", "2", "table"], cwd=parallel, env=environment,
+                          capture_output=True, text=True)
+    assert done.returncode == 0 and "finds nothing left to do" in done.stdout, done.stdout + done.stderr
+    assert len(bits(serial)) == 10 and bits(parallel) == bits(serial)

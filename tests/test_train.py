@@ -11,6 +11,7 @@ from conftest import command
 
 import models
 from pipeline import checkpoint, data, evaluate, features, params, store, train
+from pipeline.curve import read
 from pipeline.problem import Problem
 
 # Runs a stage and kills itself (SIGKILL, nothing is cleaned up) when the named call comes the n-th time.
@@ -163,7 +164,7 @@ def test_every_kind_of_adaptor_trains(copy, adaptor, taps):
     text = open("params.yaml").read()
     open("params.yaml", "w").write(text.replace("adaptor: linear", f"adaptor: {adaptor}").replace("[mid, last]", taps))
     train.main("student", "segnet", "ours", "0")
-    curve, _ = evaluate.read(params.folder("segnet", "ours", 0), "")
+    curve, _ = read(params.folder("segnet", "ours", 0), "")
     assert 0 < curve[-1]["distance_semantic"] < 4 * len(taps.split(","))
 
 
@@ -182,7 +183,7 @@ def test_fused_training_follows_the_reference(copy, monkeypatch):
         for kernels in ("fused", "reference"):
             monkeypatch.setenv("KERNELS", kernels)
             train.main("student", "segnet", "ours", "0")
-            curves.append(evaluate.read(params.folder("segnet", "ours", 0), "")[0])
+            curves.append(read(params.folder("segnet", "ours", 0), "")[0])
     finally:
         torch.set_default_dtype(torch.float32)
     names = [name for name in curves[0][0] if name.startswith(("loss_", "distance"))]
@@ -236,7 +237,7 @@ def test_bfloat16_follows_float32(copy, adaptor):
         open("params.yaml", "w").write(f"{before}  smoke:\n{added}")
         train.main("student", "segnet", "ours", "0")
         assert params.load().resolve("student", "segnet", "ours", "0")["train"]["precision"] == precision
-        curve, _ = evaluate.read(params.folder("segnet", "ours", 0), "")
+        curve, _ = read(params.folder("segnet", "ours", 0), "")
         ends[precision] = curve
     for exact, coarse in zip(*ends.values(), strict=True):
         for key in ("loss_semantic", "loss_depth", "loss_normal", "distance"):

@@ -4,6 +4,7 @@
     __call__(index, image, predictions, features, targets)
         -> losses [T scalars], terms {name: scalar}, watched {name: scalar without gradient}
     losses(predictions, targets)      those alone
+    progress               share of the training that is done, 0 to 1; the loop sets it before every step
     step()                 the objective's own optimiser, if it has one; clears its gradients too
     state_dict(), load_state_dict(state)
     describe()             one line for the run's header

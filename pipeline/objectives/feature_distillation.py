@@ -28,9 +28,10 @@ class Objective(supervised.Objective):
             f"{task}_{tap}": Adaptor(method["adaptor"], channels[tap], channels[tap])
             for task in run["tasks"] for tap in self.taps
         }).to(device)
-        live = method["teacher_bn"] == "batch"
-        self.sources = {task: sources.Live(run, task, split.classes, device, batch_statistics=True) if live
-                        else store.open_for(run, task, split, device) for task in run["tasks"]}
+        batch_statistics = method["teacher_bn"] == "batch"
+        self.sources = {task: sources.Live(run, task, split.classes, device, batch_statistics)
+                        if batch_statistics or not self.taps else store.open_for(run, task, split, device)
+                        for task in run["tasks"]}
         augment = run["train"]["augment"]
         if augment != "none" and any(isinstance(x, sources.Cached) for x in self.sources.values()):
             raise Problem(f"`augment` is {augment!r}, but cached features are those of whole images; set "

@@ -1,0 +1,65 @@
+"""Stage `figures`: a student's task losses and feature distances over training (KD4MTL, Figures 3 and 4).
+
+    python -m pipeline.figures segnet ours 0
+
+Writes out/figures/<model>-<method>-s<seed>.svg and .png, from curve.csv alone. Distances are weighted by their lambda,
+as they enter the loss; where predictions are distilled their mismatch has a panel too.
+"""
+
+import io
+import sys
+
+from pipeline import checkpoint, params
+from pipeline.curve import read
+from pipeline.problem import run
+
+KINDS = {"loss": "task loss", "distance": "lambda x feature distance", "match": "mismatch of predictions"}
+COLOURS = {"semantic": "#1b6ca8", "depth": "#c8553d", "normal": "#3a7d44"}
+
+
+def main(model, method, seed):
+    row = params.load().resolve("student", model, method, seed)
+    folder = params.folder(model, method, seed)
+    curve, _ = read(folder, f"run `dvc repro student@{model}-{method}-{seed}`")
+    for suffix, payload in draw(curve, row).items():
+        path = f"out/figures/{folder.name}.{suffix}"
+        checkpoint.write(path, payload)
+        print(path)
+
+
+def draw(curve, row):
+    """{"svg": bytes, "png": bytes}."""
+    import matplotlib
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "figures"           # names in the file are the same every time
+    import matplotlib.pyplot as plt
+    kinds = [kind for kind in KINDS if any(f"{kind}_{task}" in curve[0] for task in row["tasks"])]
+    figure, panels = plt.subplots(1, len(kinds), figsize=(4.6 * len(kinds), 3.4), squeeze=False, layout="constrained")
+    epochs = [line["epoch"] for line in curve]
+    for kind, panel in zip(kinds, panels[0], strict=True):
+        for task in row["tasks"]:
+            # under prediction distillation loss_<task> is the mixture; what the labels say is what compares
+            name = f"label_{task}" if kind == "loss" and f"label_{task}" in curve[0] else f"{kind}_{task}"
+            values = [line[name] for line in curve]
+            panel.plot(epochs, values, color=COLOURS[task], marker="o" if len(curve) < 30 else None, markersize=3)
+            panel.annotate(f"{task} {values[-1]:.3f}", (epochs[-1], values[-1]), (5, 0), textcoords="offset points",
+                           va="center", fontsize=8, color=COLOURS[task])
+        panel.set_title(KINDS[kind], fontsize=10, loc="left")
+        panel.set_xlabel("epoch")
+        panel.set_yscale("log")
+        panel.margins(x=0.22)
+        panel.set_xlim(left=epochs[0] - 0.02 * (epochs[-1] - epochs[0] + 1))
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.grid(alpha=0.25, which="both")
+    figure.suptitle(f"{row['method']['title']} on {row['model']}, training set, seed {row['seed']}", fontsize=10)
+    out = {}
+    for suffix, how in (("svg", {"metadata": {"Date": None}}), ("png", {"dpi": 150})):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=suffix, **how)
+        out[suffix] = buffer.getvalue()
+    plt.close(figure)
+    return out
+
+
+if __name__ == "__main__":
+    run(main, *sys.argv[1:])

@@ -10,20 +10,20 @@ class Ahead:
     """`expect(key)` begins to read, `get(key)` has it: the tensors that `read(key, room)` returns, on the device.
 
     `read` fills CPU tensors from `room(name, shape, dtype)`: memory, pinned for a GPU, that is used again. So what
-    `get` returns on a CPU lasts until the next but one is expected. A key that nobody expected is read at once.
+    `get` returns on a CPU lasts until `rooms` more are expected. A key that nobody expected is read at once.
     """
 
-    def __init__(self, read, device):
+    def __init__(self, read, device, rooms=1):
         self.read, self.device, self.coming = read, device, {}
         self.thread = ThreadPoolExecutor(1)
-        self.rooms, self.turn = [Room(device), Room(device)], 0
+        self.rooms, self.turn = [Room(device) for _ in range(rooms)], 0
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def expect(self, key):
         self.coming[key] = self.thread.submit(self.fetch, key)
 
     def fetch(self, key):
-        self.turn = 1 - self.turn
+        self.turn = (self.turn + 1) % len(self.rooms)
         room = self.rooms[self.turn]
         if not self.stream:
             return self.read(key, room)
@@ -35,6 +35,7 @@ class Ahead:
 
     def get(self, key):
         if key not in self.coming:
+            self.coming.clear()                    # this one takes their room
             self.expect(key)
         tensors = self.coming.pop(key).result()
         if self.stream:

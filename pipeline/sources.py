@@ -1,7 +1,7 @@
 """Where a student reads one teacher's features while it trains: the store's arrays in a tier, or the teacher itself.
 
-    batch(index, image, taps) -> {tap: (unit features (B, P, C), mean squared norm (B,))}; lasts two batches
-    expect(index, taps)          the next batch; what has to be read for it is read meanwhile
+    batch(index, image, taps) -> {tap: (unit features (B, P, C), mean squared norm (B,))}
+    expect(index, taps)          the next batch, when the present one's distances are known; it is read meanwhile
     describe()
 """
 
@@ -11,6 +11,7 @@ import zlib
 import numpy as np
 import torch
 
+import kernels.dispatch
 from kernels.packing import normalise
 from pipeline import distributed, teachers
 from pipeline.ahead import Ahead, Room, positions, rows
@@ -62,7 +63,8 @@ class Cached:
         self.files = {tap: self.open(tap) for tap in manifest["shapes"]}
         self.energy = {tap: torch.tensor(values, dtype=torch.float64, device=device)
                        for tap, values in manifest["energy"].items()}
-        self.ahead = Ahead(self.read, device)
+        # the fused kernels are done with a batch when they return; the reference's backward pass reads it again
+        self.ahead = Ahead(self.read, device, 1 if kernels.dispatch.choose(device) != "reference" else 2)
         if place in ("gpu", "ram"):
             whole = list(range(len(manifest["ids"])))
             self.arrays = {tap: self.from_disk(tap, whole, fresh).to(device if place == "gpu" else "cpu")

@@ -77,21 +77,22 @@ def main(stage, model_name, name, seed):
         line, begun, sums, broken = Line(f"{title} epoch {epoch + 1}/{training['epochs']}", steps), time.time(), 0, None
         record = Record(tasks)
         own = [[order[i] for i in distributed.share(batch)] for batch in batches]
-        expect(own[0], train, objective)
+        train.expect(own[0])
+        objective.expect(own[0])
         for step, index in enumerate(own):
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(training, epoch, step, steps)
             balancer.follow(learning_rate(training, epoch, step, steps))
             objective.progress = (epoch + step / steps) / training["epochs"]
             image, targets = train.batch(index)
+            if step + 1 < steps:
+                train.expect(own[step + 1])
             if training["augment"] != "none":
                 image, targets = augment.apply(image, targets, drawn[data.positions(index, where)])
-            if step + 1 < steps:
-                expect(own[step + 1], train, objective)
             optimiser.zero_grad(set_to_none=True)
             losses, terms, watched, weights, gramian = gradients(
                 model, objective, balancer, index, image, targets, training["precision"], trunk,
-                part=len(index) / len(batches[step]))
+                part=len(index) / len(batches[step]), following=own[step + 1] if step + 1 < steps else None)
             optimiser.step()
             objective.step()
             if balancer.looks_again:
@@ -164,11 +165,6 @@ def enough_for_all(batches, test, row):
         raise Problem(f"{processes} processes share {judged} batches of the test set; lower NPROC")
 
 
-def expect(index, split, objective):
-    split.expect(index)
-    objective.expect(index)
-
-
 def forward(model, image, precision, trunk=None):
     """The network under autocast where the row asks for bfloat16; predictions are float32 in any case.
 
@@ -179,13 +175,15 @@ def forward(model, image, precision, trunk=None):
         return model.predict(features), features
 
 
-def gradients(model, objective, balancer, index, image, targets, precision, trunk=None, part=1.0):
+def gradients(model, objective, balancer, index, image, targets, precision, trunk=None, part=1.0, following=None):
     """Every gradient of one step -> losses, terms, watched, as the objective has them, weights, Gramian.
 
-    part: share of the batch that the images `index` are, where several processes share it.
+    part: share of the batch that the images `index` are, where several processes share it; following: the next images.
     """
     predictions, features = forward(model, image, precision, trunk)
     losses, terms, watched = objective(index, image, predictions, features, targets)
+    if following:
+        objective.expect(following)
     if part < 1:
         terms, watched = ({name: part * x for name, x in means.items()} for means in (terms, watched))
     return losses, terms, watched, *balancers.backward(balancer, model, losses, terms, features)

@@ -45,8 +45,18 @@ class Scenes(Section):
 
 
 class Nyuv2(Section):
+    source: Literal["mtan", "mat"]
     root: str
     normals: Literal["published", "derived"]
+    depth: Literal["raw", "filled"]
+    crop: Literal["toolbox", "border16"]
+
+    @model_validator(mode="after")
+    def the_mat_has_no_normals(self):
+        if (self.source, self.normals) == ("mat", "published"):
+            raise ValueError("`normals` is 'published' but with `source: mat` there are none in the files; set "
+                             "`normals: derived`, which fits them to the depth")
+        return self
 
 
 class Datasets(Section):

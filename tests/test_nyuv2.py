@@ -44,7 +44,7 @@ def replace(root, **content):
 
 
 def options(root):
-    return {"root": str(root)}
+    return {"source": "mtan", "root": str(root)}
 
 
 def read(root, size=(H, W)):
@@ -165,7 +165,7 @@ def test_check_passes_a_sound_folder_without_reading_values(root):
 @pytest.mark.parametrize("missing", ["", "no/such/folder"])
 def test_check_names_the_key_of_a_missing_root(missing):
     with pytest.raises(Problem, match=f"datasets.nyuv2.root is '{missing}'.*`data: scenes`, which needs no"):
-        nyuv2.check({"root": missing}, COUNTS)
+        nyuv2.check(options(missing), COUNTS)
 
 
 LAYOUT = {  # id: files and folders renamed, the sentence

@@ -1,4 +1,6 @@
-"""NYUv2 in the folder layout of MTAN's download: 13 classes, depth in metres, surface normals.
+"""NYUv2: 13 classes, depth in metres, surface normals; `source: mat` is read by nyuv2_mat, `mtan` here.
+
+MTAN's download:
 
     ROOT/{train,val}/{image,label,depth,normal}/{i}.npy     i = 0 .. N-1, not zero-padded; N = 795 and 654
 
@@ -12,6 +14,7 @@ import re
 
 import numpy as np
 
+from pipeline.data import nyuv2_mat
 from pipeline.problem import Problem
 
 CLASSES = ("bed", "books", "ceiling", "chair", "floor", "furniture", "objects",
@@ -35,11 +38,15 @@ HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.re
 def check(options: dict, counts: dict) -> None:
     """Raise Problem unless the images that `counts`, {"train": int or None, ...}, asks for can be read.
 
-    Looks at folder listings and at the headers and lengths of the files, not at their values.
+    Looks at folder listings and at the headers and lengths of the files, not at the values of images.
     """
+    if options["source"] == "mat":
+        nyuv2_mat.check(options)
     for split, count in counts.items():
-        for name in ids(split, count, options):
-            _stored_size(split, name, options)
+        names = ids(split, count, options)
+        if options["source"] == "mtan":
+            for name in names:
+                _stored_size(split, name, options)
 
 
 def ids(split: str, count: int | None, options: dict) -> list[str]:
@@ -47,11 +54,13 @@ def ids(split: str, count: int | None, options: dict) -> list[str]:
 
     Frames are ordered by scene and the first `count` would be a few rooms, so the choice is spread evenly.
     """
-    total = _count(split, options)
+    mat = options["source"] == "mat"
+    total = nyuv2_mat.count(split, options) if mat else _count(split, options)
     count = total if count is None else count
     if not 1 <= count <= total:
-        raise Problem(f"protocols.<name>.data.{split} asks for {count} images but {_folder(split, options)} "
-                      f"holds {total}: set a number from 1 to {total}")
+        place = nyuv2_mat.path_of(nyuv2_mat.SPLITS, options) if mat else _folder(split, options)
+        raise Problem(f"protocols.<name>.data.{split} asks for {count} images but {place} holds {total}: set a number "
+                      f"from 1 to {total}")
     return [f"{split}/{i * total // count}" for i in range(count)]
 
 
@@ -59,15 +68,18 @@ def read(split: str, name: str, size: tuple, options: dict) -> dict:
     """One sample, all arrays C-ordered at `size` = (H, W).
 
     image (H, W, 3) float32 in [0, 1]; label (H, W) int8, class 0..12, -1 void; depth (H, W) float32, metres,
-    0 invalid; normal (H, W, 3) float32 as stored (unit only up to MTAN's resampling), (0, 0, 0) invalid.
+    0 invalid; normal (H, W, 3) float32, MTAN's as stored (unit only up to its resampling), (0, 0, 0) invalid.
     """
-    size, stored = tuple(size), _stored_size(split, name, options)
+    size, mat = tuple(size), options["source"] == "mat"
+    stored = nyuv2_mat.size(options) if mat else _stored_size(split, name, options)
     aspects = size[1] * stored[0], size[0] * stored[1]
     if max(aspects) > ASPECT_TOLERANCE * min(aspects):
-        raise Problem(f"{_path(split, 'image', name, options)} is {stored[0]} x {stored[1]} (height x width) "
+        place = f"the window `crop: {options['crop']}`" if mat else _path(split, "image", name, options)
+        raise Problem(f"{place} is {stored[0]} x {stored[1]} (height x width) "
                       f"but protocols.<name>.data asks for {size[0]} x {size[1]}: choose a `height` and "
                       f"`width` whose ratio is the stored one within {ASPECT_TOLERANCE - 1:.0%}")
-    sample = {kind: _values(kind, _path(split, kind, name, options)) for kind in KINDS}
+    sample = (nyuv2_mat.read(split, name, options) if mat else
+              {kind: _values(kind, _path(split, kind, name, options)) for kind in KINDS})
     if size != stored:
         sample = {kind: _average(array, size) if kind == "image" else _nearest(array, size)
                   for kind, array in sample.items()}
@@ -87,7 +99,8 @@ def _count(split, options):
     root = options["root"]
     if not root or not os.path.isdir(os.path.expanduser(root)):
         raise Problem(f"datasets.nyuv2.root is {root!r}, which is not a folder: set it to MTAN's unpacked "
-                      "NYUv2, which holds train/ and val/, or set `data: scenes`, which needs no files")
+                      "NYUv2, which holds train/ and val/, or to the original .mat files with `source: mat`, or set "
+                      "`data: scenes`, which needs no files")
     totals = {}
     for kind in KINDS:
         folder = os.path.join(_folder(split, options), kind)

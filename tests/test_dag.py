@@ -107,7 +107,7 @@ def test_stage_declares_the_code_it_reaches(stage):
     definition = STAGES[stage]
     verb = re.search(r"-m (pipeline\.\w+)", definition["cmd"])[1]
     start = [verb, *BY_NAME.get(stage, [])]
-    if "model" in definition.get("matrix", {}):
+    if "model" in definition.get("matrix", {}) and stage != "figures":       # which draws curves and makes no network
         start.append("models.segnet")
     wanted = {str(MODULES[m]) for m in reached(start) - NUMBERLESS}
     declared = {d.replace("${data}", "scenes").replace("${item.model}", "segnet")

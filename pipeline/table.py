@@ -162,12 +162,7 @@ def spread(cell):
 
 def caption(chosen, models, methods, rows, runs):
     """What a reader has to know, a sentence each: data, protocol, selection, metric definitions, switches, origin."""
-    images, switches = chosen.in_force.data, chosen.switches
-    size = f"{images.train} training and {images.test} test images of {images.height}x{images.width}"
-    said = [f"Data: rendered rooms (`scenes`), {size}; not NYUv2, so the paper's numbers are not shown."
-            if chosen.data == "scenes" else f"Data: NYUv2, {size}" + (
-                "; normals fitted to the depth, not the published ones, so the paper's normal columns are not shown."
-                if chosen.datasets.nyuv2.normals == "derived" else ".")]
+    switches, said = chosen.switches, [data_told(chosen)]
     said.append(f"Protocol `{chosen.protocol}`: " + "; ".join(
         f"{TITLES.get(model, model)} {one.epochs} epochs of batch {one.batch}, Adam {one.lr:g} ({one.schedule}), "
         f"width {one.width:g}" for model, one in chosen.in_force.train.items() if model in models) + (
@@ -191,6 +186,18 @@ def caption(chosen, models, methods, rows, runs):
     if missing:
         said.append(f"Not run or failed, shown as -: {', '.join(missing)}.")
     return said
+
+
+def data_told(chosen):
+    images, nyuv2 = chosen.in_force.data, chosen.datasets.nyuv2
+    size = f"{images.train} training and {images.test} test images of {images.height}x{images.width}"
+    if chosen.data == "scenes":
+        return f"Data: rendered rooms (`scenes`), {size}; not NYUv2, so the paper's numbers are not shown."
+    made = (f", from its authors' .mat files ({nyuv2.depth} depth, window {nyuv2.crop}), not MTAN's arrays, the paper's"
+            if nyuv2.source == "mat" else "")
+    fitted = ("; normals fitted to the depth, not the published ones, so the paper's normal columns are not shown"
+              if nyuv2.normals == "derived" else "")
+    return f"Data: NYUv2, {size}{made}{fitted}."
 
 
 def as_csv(cells):

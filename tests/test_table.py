@@ -99,7 +99,9 @@ def test_fitted_normals_stand_beside_no_paper_number(folder):
     found, text = make()
     assert found["ours", "train_loss", "official", "angle_mean_deg"]["paper"] is None
     assert found["ours", "train_loss", "official", "miou_pct"]["paper"] == 18.75
-    assert "normals fitted to the depth" in text
+    assert "normals fitted to the depth" in text and ".mat files" not in text
+    change(("source: mtan", "source: mat"))
+    assert "its authors' .mat files (raw depth, window toolbox), not MTAN's arrays, the paper's; normals" in make()[1]
 
 
 def test_a_hole_says_which_run_is_missing(folder):

@@ -2,16 +2,16 @@
 
 Every family has a class `Model(tasks, width, **options)`, `tasks` an ordered mapping task -> head channels:
 
-    model(x) -> predictions, features        x (B, 3, H, W), H and W at least 32
-        predictions   task -> (B, C_t, H, W) after the task's final activation
-        features      task -> {"mid": (B, C_mid, H/32, W/32), "last": (B, C_last, H, W)}
+    model(x) -> predictions, features        x (B, 3, H, W), H and W at least 32 (lenet: 28)
+        predictions   task -> (B, C_t, H, W) after the task's final activation; of a classification (B, C_t)
+        features      task -> {"mid": (B, C_mid, H/32, W/32), "last": (B, C_last, H, W)}; lenet: {"last": (B, C_last)}
     model.features(x) -> features            the same without the heads, which a teacher does not need
     model.predict(features) -> predictions   the heads alone
     model.shared_parameters()                with task_parameters(t) of every task: each parameter once
     model.task_parameters(task)              those of its attention branch and those of its head, which are also
     model.attention_parameters(task), model.head_parameters(task)
-    model.last_shared()                      weight of the last shared decoder convolution (GradNorm)
-    model.tap_channels                       {"mid": C_mid, "last": C_last}
+    model.last_shared()                      weight of the last shared layer (GradNorm)
+    model.tap_channels                       {"mid": C_mid, "last": C_last}; its keys are the taps there are
 """
 
 import importlib

@@ -30,9 +30,10 @@ LAYERS = [
                                   "gpu.gramian", "gpu.min_norm", "gpu.combine")],
     ["kernels", "pipeline.progress", "pipeline.device", "pipeline.checkpoint", "pipeline.params"],
     ["models", "models.adaptor", "models.segnet", "kernels.compile", "kernels.bench"],
-    ["models.mtan"],
-    ["pipeline.data", "pipeline.data.nyuv2_mat", "pipeline.tasks"],
-    ["pipeline.data.scenes", "pipeline.data.nyuv2", "pipeline.teachers", "pipeline.measure"],
+    ["models.mtan", "models.lenet"],
+    ["pipeline.data", "pipeline.data.nyuv2_mat", "pipeline.data.pair", "pipeline.tasks"],
+    ["pipeline.data.scenes", "pipeline.data.nyuv2", "pipeline.data.glyphs", "pipeline.data.svhn_omniglot",
+     "pipeline.teachers", "pipeline.measure"],
     ["pipeline.sources", "pipeline.recipe", "pipeline.balance", "pipeline.balancers", "pipeline.objectives",
      "pipeline.objectives.supervised"],
     ["pipeline.store"],
@@ -118,8 +119,11 @@ def test_stage_declares_the_code_it_reaches(stage):
 
 def test_the_other_models_and_readers_reach_nothing_undeclared():
     assert reached(["models.mtan"]) - NUMBERLESS == {"models.mtan", "models.segnet"}
+    assert reached(["models.lenet"]) - NUMBERLESS == {"models.lenet", "models.segnet"}
     assert reached(["pipeline.data.nyuv2"]) - NUMBERLESS == {
         "pipeline.data", "pipeline.data.nyuv2", "pipeline.data.nyuv2_mat"}
+    for reader in ("pipeline.data.glyphs", "pipeline.data.svhn_omniglot"):
+        assert reached([reader]) - NUMBERLESS == {"pipeline.data", "pipeline.data.pair", reader}
 
 
 def test_files_stay_small():

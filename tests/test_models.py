@@ -195,7 +195,7 @@ def test_any_size_from_32_on_goes_through(name, size):
 
 
 @pytest.mark.parametrize("call, sentence", [
-    (lambda: models.load("resnet9", NYU), "`resnet9` does not exist. Those that exist: mtan, segnet"),
+    (lambda: models.load("resnet9", NYU), "`resnet9` does not exist. Those that exist: lenet, mtan, segnet"),
     (lambda: models.load("mtan", {"edges": 1}), "semantic, depth, normal. Found .*edges"),
     (lambda: models.load("segnet", NYU, 0), "Found `width = 0`"),
     (lambda: models.load("segnet", NYU, type="tall"), "standard, wide, deep. Found `type = tall`"),

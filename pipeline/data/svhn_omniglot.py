@@ -1,0 +1,294 @@
+"""SVHN (or MNIST) and Omniglot as people have them on disk, split as in the Visual Decathlon.
+
+    svhn_root/train_32x32.mat                                          73,257 digits, a MATLAB 5 file
+    mnist_root/MNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte  60,000 and 10,000, as torchvision unpacks them
+    omniglot_root[/omniglot-py]/images_{background,evaluation}/ALPHABET/CHARACTER/*.png    1,623 characters x 20
+
+Digits: Netzer et al. 2011; drawings: Lake et al. 2015; split: Rebuffi et al. 2017 (arXiv:1705.08045), whose sizes are
+re-created by seeded permutations: of SVHN's training digits 47,217 to train and 26,040 to test ("val" there, on which
+KD4MTL's Table 1 is measured), of each character's drawings 12 and 4 and 4 that nothing reads. MNIST, for where SVHN
+cannot be had, keeps its own split. Ink is 1 on 0. MEASURED
+"""
+
+import functools
+import math
+import os
+import struct
+import zlib
+
+import numpy as np
+import PIL.Image
+
+from pipeline.data import pair
+from pipeline.problem import Problem
+
+KINDS = pair.KINDS
+OPTIONS = {"digits": "svhn", "svhn_root": "data/svhn", "mnist_root": "data/mnist", "omniglot_root": "data/omniglot",
+           "seed": 0}
+DIGITS = {"svhn": {"train": 47_217, "test": 26_040}, "mnist": {"train": 60_000, "test": 10_000}}
+CHARACTERS, DRAWINGS = 1623, 20
+SHARES = {"train": (0, 12), "test": (12, 16)}       # of a character's drawings, shuffled
+SIDES = {"svhn": 32, "mnist": 28, "omniglot": 105}
+IDX = {"train": "train", "test": "t10k"}
+# Mean and standard deviation on the training images: of SVHN and Omniglot as published with Universal Representations
+# (Li, Liu & Bilen, arXiv:2204.02744), of MNIST as in PyTorch's example.
+MOMENTS = {"svhn": ((0.4376821, 0.4437697, 0.47280442), (0.19803012, 0.20101562, 0.19703614)),
+           "mnist": ((0.1307,) * 3, (0.3081,) * 3), "omniglot": ((0.08099839,) * 3, (0.27046935,) * 3)}
+FETCH = {
+    "svhn": "from torchvision.datasets.utils import download_url; "
+            "download_url('http://ufldl.stanford.edu/housenumbers/train_32x32.mat', '{}')",
+    "mnist": "from torchvision.datasets import MNIST; MNIST('{}', download=True)",
+    "omniglot": "from torchvision.datasets import Omniglot; "
+                "[Omniglot('{}', background=b, download=True) for b in (True, False)]",
+}
+# MATLAB's storage types of numbers; a compressed element and a matrix
+STORED = {1: "i1", 2: "u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4", 7: "<f4", 9: "<f8", 12: "<i8", 13: "<u8"}
+COMPRESSED, MATRIX = 15, 14
+NUMBERS = range(6, 16)                              # its classes of arrays: double, single, integers
+
+
+def check(options, counts):
+    """Raise Problem unless the images that `counts`, {"train": {"digits": n or None, ...}, ...}, asks for can be read.
+
+    Reads the digits whole and the headers of the drawings.
+    """
+    options = _checked(options)
+    for split, count in counts.items():
+        for name in ids(split, count, options):
+            if name.startswith("characters/"):
+                _opened(_drawing(name, options)).close()
+
+
+def ids(split, count, options):
+    """Names "digits/<place in the file>" and "characters/<path of the drawing>"; every class once before any twice."""
+    options = _checked(options)
+    (first, last), characters = SHARES[split], _characters(options["omniglot_root"])
+    count = pair.counted(split, count, {"digits": DIGITS[options["digits"]][split],
+                                        "characters": (last - first) * len(characters)})
+    _digits(split, options)
+    seeds = [np.random.default_rng(seed) for seed in np.random.SeedSequence(options["seed"]).spawn(2)]
+    numbers = DIGITS[options["digits"]]
+    if options["digits"] == "mnist":
+        order = seeds[0].permutation(numbers[split])
+    else:                                               # one file holds both
+        order = seeds[0].permutation(sum(numbers.values()))
+        order = order[:numbers["train"]] if split == "train" else order[numbers["train"]:]
+    shuffled = seeds[1].permuted(np.tile(np.arange(DRAWINGS), (len(characters), 1)), axis=1)
+    turns, folders = seeds[1].permutation(len(characters)), list(characters)
+    drawings = [f"characters/{folders[c]}/{characters[folders[c]][shuffled[c, i]]}"
+                for i in range(first, last) for c in turns]
+    return [*(f"digits/{i}" for i in order[:count["digits"]]), *drawings[:count["characters"]]]
+
+
+def classes(options):
+    folders = _characters(_checked(options)["omniglot_root"])
+    return {"digits": tuple("0123456789"), "characters": tuple(folder.split("/", 1)[1] for folder in folders)}
+
+
+def moments(options):
+    return {"digits": MOMENTS[_checked(options)["digits"]], "characters": MOMENTS["omniglot"]}
+
+
+def read(split, name, size, options):
+    """One sample at size (H, W), H = W; see `pipeline.data.pair`."""
+    options, (task, rest) = _checked(options), name.split("/", 1)
+    if size[0] != size[1]:
+        raise Problem(f"protocols.<name>.data asks for {size[0]} x {size[1]} (height x width), but digits and drawings "
+                      "are square: set `height` and `width` to one number")
+    if task == "digits":
+        images, labels = _digits(split, options)
+        stored, label = images[int(rest)].astype(np.float32) / 255, labels[int(rest)]
+    else:
+        stored = 1 - _grey(_drawing(name, options))
+        label = _places(options["omniglot_root"])[rest.rsplit("/", 1)[0]]
+    return pair.sample(_resized(stored, tuple(size)), task, label)
+
+
+def _checked(options):
+    for key, value in options.items():
+        if key not in OPTIONS:
+            raise Problem(f"`datasets.svhn_omniglot.{key}` is not an option; the options are {', '.join(OPTIONS)}")
+        good, rule = type(value) is str and value, "a folder"
+        if key == "digits":
+            good, rule = value in DIGITS, "svhn or mnist"
+        elif key == "seed":
+            good, rule = type(value) is int and value >= 0, "a whole number from 0"
+        if not good:
+            raise Problem(f"`datasets.svhn_omniglot.{key}` is {value!r}, not {rule}")
+    return OPTIONS | options
+
+
+def _missing(path, what, root):
+    return Problem(f"{path} is not there: set `datasets.svhn_omniglot.{what}_root`, or download it by "
+                   f'python -c "{FETCH[what].format(root)}"')
+
+
+def _digits(split, options):
+    """Images (N, h, w) or (N, h, w, 3) uint8 and labels (N,) 0..9 of the file that holds the split."""
+    if options["digits"] == "svhn":
+        return _svhn(options["svhn_root"])
+    return _mnist(options["mnist_root"], split)
+
+
+@functools.lru_cache(2)
+def _svhn(root):
+    path, side = os.path.join(os.path.expanduser(root), "train_32x32.mat"), SIDES["svhn"]
+    try:
+        with open(path, "rb") as file:
+            content = memoryview(file.read())
+    except FileNotFoundError:
+        raise _missing(path, "svhn", root) from None
+    if content[:10] != b"MATLAB 5.0" or content[124:128] != b"\0\1IM":
+        raise Problem(f"{path} begins with {bytes(content[:19])!r}, not as a little-endian MATLAB 5.0 file does: "
+                      "download it again, or save it by MATLAB's `save -v7`")
+    try:
+        found = dict(_variables(content[128:]))
+    except (struct.error, zlib.error, ValueError, KeyError, IndexError):
+        raise Problem(f"{path} is damaged or cut short ({len(content)} bytes): download it again") from None
+    if not {"X", "y"} <= set(found):
+        raise Problem(f"{path} holds the variables {sorted(found)}, expected X and y: download it again")
+    (shape, images), (_, labels), number = found["X"], found["y"], sum(DIGITS["svhn"].values())
+    if shape[:3] != (side, side, 3) or len(shape) != 4 or images.dtype != np.uint8:
+        raise Problem(f"{path} holds X as {images.dtype} {shape}, expected uint8 ({side}, {side}, 3, N): download it "
+                      "again")
+    if (shape[3], labels.size) != (number, number):
+        raise Problem(f"{path} holds {shape[3]} images and {labels.size} labels, expected {number} of both: "
+                      "put train_32x32.mat there, not the test or extra file")
+    _refuse(path, labels, 10)
+    return images.reshape(-1, 3, side, side).transpose(0, 3, 2, 1), labels.astype(int) % 10     # 10 stands for 0
+
+
+def _variables(content):
+    """(name, (shape, flat array in column order)) of each array of numbers in a MATLAB 5 file behind its header."""
+    for kind, element in _elements(content):
+        if kind == COMPRESSED:
+            yield from _variables(memoryview(zlib.decompress(element)))
+        elif kind == MATRIX:
+            (_, flags), (_, shape), (_, name), *parts = _elements(element)
+            if flags[0] not in NUMBERS:
+                continue
+            stored, numbers = parts[0]
+            shape = tuple(np.frombuffer(shape, "<i4").tolist())
+            array = np.frombuffer(numbers, STORED[stored])
+            if array.size != math.prod(shape):
+                raise ValueError(shape)
+            yield bytes(name).decode("latin1"), (shape, array)
+
+
+def _elements(content):
+    """(type, bytes) of the elements that lie one after the other; a short one holds its bytes in its tag."""
+    at = 0
+    while at < len(content):
+        kind, length = struct.unpack_from("<II", content, at)
+        start = at + 8
+        if kind >> 16:
+            kind, length, start, at = kind & 0xffff, kind >> 16, at + 4, at + 8
+        else:
+            at = start + length + (-length % 8 if kind != COMPRESSED else 0)
+        if start + length > len(content):
+            raise ValueError(length)
+        yield kind, content[start:start + length]
+
+
+@functools.lru_cache(2)
+def _mnist(root, split):
+    arrays = []
+    for part, shape in (("images-idx3", (SIDES["mnist"],) * 2), ("labels-idx1", ())):
+        path = os.path.join(os.path.expanduser(root), "MNIST", "raw", f"{IDX[split]}-{part}-ubyte")
+        expected = struct.pack(f">{2 + len(shape)}I", 0x801 + len(shape), DIGITS["mnist"][split], *shape)
+        try:
+            with open(path, "rb") as file:
+                head, content = file.read(len(expected)), file.read()
+        except FileNotFoundError:
+            raise _missing(path, "mnist", root) from None
+        if head != expected or len(content) != math.prod((DIGITS["mnist"][split], *shape)):
+            raise Problem(f"{path} holds {len(content)} bytes behind the header {head.hex()}, expected "
+                          f"{math.prod((DIGITS['mnist'][split], *shape))} behind {expected.hex()}: download it again")
+        arrays.append(np.frombuffer(content, np.uint8).reshape(-1, *shape))
+    _refuse(path, arrays[1], 9)
+    return arrays
+
+
+def _refuse(path, labels, most):
+    bad = ~((labels >= 0) & (labels <= most) & (labels == np.rint(labels)))
+    if bad.any():
+        raise Problem(f"{path} holds the label {labels[bad.argmax()]} at {bad.argmax()}, but labels are 0..{most}: "
+                      "download it again")
+
+
+@functools.lru_cache(2)
+def _characters(root):
+    """{"images_<part>/ALPHABET/CHARACTER": sorted names of its 20 drawings}, in sorted order."""
+    base, found = _base(root), {}
+    for part in ("images_background", "images_evaluation"):
+        if not os.path.isdir(os.path.join(base, part)):
+            raise _missing(os.path.join(base, part), "omniglot", root)
+        for alphabet in _folders(os.path.join(base, part)):
+            for character in _folders(os.path.join(base, part, alphabet)):
+                folder = f"{part}/{alphabet}/{character}"
+                found[folder] = sorted(entry for entry in os.listdir(os.path.join(base, folder))
+                                       if entry.endswith(".png") and not entry.startswith("."))
+                if len(found[folder]) != DRAWINGS:
+                    raise Problem(f"{base}/{folder} holds {len(found[folder])} drawings (*.png), expected {DRAWINGS}: "
+                                  "unpack Omniglot there again")
+    if len(found) != CHARACTERS:
+        raise Problem(f"{base}/images_{{background,evaluation}} hold {len(found)} characters, expected {CHARACTERS}: "
+                      "unpack both of Omniglot's archives there again")
+    return found
+
+
+@functools.lru_cache(2)
+def _places(root):
+    return {folder: i for i, folder in enumerate(_characters(root))}
+
+
+def _folders(path):
+    return sorted(entry.name for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _base(root):
+    root = os.path.expanduser(root)
+    below = os.path.join(root, "omniglot-py")           # where torchvision unpacks
+    return below if os.path.isdir(below) else root
+
+
+def _drawing(name, options):
+    return os.path.join(_base(options["omniglot_root"]), name.removeprefix("characters/"))
+
+
+def _opened(path):
+    """The picture with its header read and its size checked, its pixels not."""
+    side = SIDES["omniglot"]
+    try:
+        picture = PIL.Image.open(path)
+    except OSError as error:
+        raise Problem(f"{path} cannot be read as a picture ({error.strerror or 'damaged'}): unpack Omniglot there "
+                      "again") from None
+    if picture.size != (side, side):
+        picture.close()
+        raise Problem(f"{path} is {picture.size[1]} x {picture.size[0]}, expected {side} x {side}: unpack Omniglot "
+                      "there again, not resized")
+    return picture
+
+
+def _grey(path):
+    """(105, 105) float32 as stored, ink 0 on paper 1."""
+    with _opened(path) as picture:
+        try:
+            grey = np.asarray(picture.convert("L"), np.float32) / 255
+        except OSError:
+            raise Problem(f"{path} is damaged or cut short: unpack Omniglot there again") from None
+    if grey.mean() < 0.5:
+        raise Problem(f"{path} is {1 - grey.mean():.0%} black, but drawings are black ink on white: unpack Omniglot "
+                      "there again, not inverted")
+    return grey
+
+
+def _resized(stored, size):
+    """(h, w) or (h, w, 3) -> (H, W, 3) float32: bilinear; the triangle widens when shrinking, so every pixel counts."""
+    import torch  # late, because `check` and `ids` do without
+
+    planes = torch.from_numpy(np.ascontiguousarray(np.atleast_3d(stored))).permute(2, 0, 1)[None]
+    if planes.shape[2:] != size:
+        planes = torch.nn.functional.interpolate(planes, size, mode="bilinear", antialias=True).clamp(0, 1)
+    return planes[0].permute(1, 2, 0).expand(*size, 3).contiguous().numpy()

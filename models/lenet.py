@@ -2,7 +2,7 @@
 
 LeCun et al. 1998, in the multi-task form of KD4MTL's Table 1 (Li & Bilen 2020, arXiv:2007.06889). The paper does not
 give its sizes; these are ours: 32 and 64 channels, each pooled by 2 after its ReLU, 512 features. 1,711,137 parameters
-with 10 digits and 1623 characters. MEASURED ms for 512 images and their gradients, one thread of a shared 2-core Xeon,
+with 10 digits and 1623 characters. 530 ms for 512 images and their gradients, one thread of a busy 2-core Xeon,
 2026-11-21, by
 `OMP_NUM_THREADS=1 python -m timeit -s "import models, torch; m = models.load('lenet', {'digits': 10, 'characters':
 1623}); x = torch.rand(512, 3, 32, 32)" "m(x)[0]['characters'].sum().backward()"`

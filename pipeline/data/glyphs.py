@@ -1,9 +1,11 @@
 """Drawn digits and characters that stand in for SVHN and Omniglot: no files, every pixel follows from a seed.
 
 How: a glyph is strokes, polylines in a unit box; ink is where a pixel's distance to the nearest one is below the pen's
-radius. Digits have four hands, are coloured, slanted, blurred and noisy, and stand between other digits on cluttered
-ground; the label is the middle one's. A character is a few Bezier curves drawn once per class; each drawing moves their
-control points, 12 to train on and 4 to test. MEASURED
+radius. Digits, in several hands, are coloured, slanted, blurred and noisy, and stand between other digits on cluttered
+ground; the label is the middle one's. A character is a few Bezier curves fixed for its class; each drawing, 12 to train
+on and 4 to test, moves their control points. 0.9 ms a digit and 0.4 ms a character, one thread of a busy 2-core Xeon,
+2026-11-21, by `OMP_NUM_THREADS=1 python -m timeit -s "from pipeline.data import glyphs" "[glyphs.read('train',
+f'train-digits-{i:05d}', (32, 32), {}) for i in range(100)]"`, and so for `train-characters-{i:04d}-00`.
 """
 
 import functools

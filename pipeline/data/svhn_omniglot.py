@@ -7,7 +7,9 @@
 Digits: Netzer et al. 2011; drawings: Lake et al. 2015; split: Rebuffi et al. 2017 (arXiv:1705.08045), whose sizes are
 re-created by seeded permutations: of SVHN's training digits 47,217 to train and 26,040 to test ("val" there, on which
 KD4MTL's Table 1 is measured), of each character's drawings 12 and 4 and 4 that nothing reads. MNIST, for where SVHN
-cannot be had, keeps its own split. Ink is 1 on 0. MEASURED
+cannot be had, keeps its own split. Ink is 1 on 0. A drawing at 32x32 takes 0.3 ms and a digit 0.03 ms once its file is
+read, 2 s for a full-sized train_32x32.mat (of noise) with `check`, one thread of a busy 2-core Xeon, 2026-11-21, by
+`time python -c "from pipeline.data import svhn_omniglot as s; s.check({}, {'train': dict.fromkeys(s.pair.TASKS)})"`
 """
 
 import functools

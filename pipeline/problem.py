@@ -15,7 +15,7 @@ def run(main, *arguments):
         main(*arguments)
     except (Problem, OSError) as problem:
         # of several processes the others wait, to be ended by torchrun if rank 0 says the same
-        time.sleep(2 if os.environ.get("RANK", "0") != "0" else 0)
+        time.sleep(10 if os.environ.get("RANK", "0") != "0" else 0)
         print(f"error: {problem}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

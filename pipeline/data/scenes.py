@@ -8,11 +8,12 @@ World axes: x, z along the floor, y up. Camera axes: x right, y down, z forward.
 focal length, as with one real camera; without it metric depth could not be learnt.
 """
 
-import colorsys
 import math
 
 import numpy as np
 
+from pipeline.data import raycast
+from pipeline.data.raycast import BALL, BLOTCH, BOX, CHECK, CYLINDER, PART, PLAIN, PRINT, SKY, SPINES, TILE, WAVE
 from pipeline.problem import Problem
 
 CLASSES = ("bed", "books", "ceiling", "chair", "floor", "furniture", "objects", "picture", "sofa", "table",
@@ -23,14 +24,7 @@ OPTIONS = {"seed": (0, 0, 2**63, int), "noise": (0.03, 0, 1, float, int), "holes
 FIELD_OF_VIEW_RAD = math.radians(58.5)      # horizontal
 BASELINE_M = 0.075                          # Kinect projector to camera: sets the width of depth shadows
 
-BOX, BALL, CYLINDER = range(3)
-ROUND_AXES = ((), (0, 1, 2), (0, 2))        # of the unit box, ball and cylinder; the other axes are slabs
-PART = np.dtype([("kind", "i4"), ("label", "i4"), ("piece", "i4"), ("centre", "f4", 3), ("half", "f4", 3),
-                 ("to_unit", "f4", (3, 3)), ("pattern", "i4"), ("per_m", "f4", 2), ("phase", "f4"),
-                 ("gloss", "f4"), ("colours", "f4", (2, 3))])   # to_unit: offset -> axes of the unit shape
-
 # Hue, saturation, value, cycles per metre; gloss; patterns. Shared, so that colour betrays no class.
-PLAIN, WAVE, TILE, CHECK, BLOTCH, PRINT, SPINES, SKY = range(8)
 STUFFS = {
     "wood": ((.03, .11), (.25, .7), (.1, .6), (.3, .9), (3, 9), .08, (WAVE, WAVE, TILE, PLAIN)),
     "paint": ((0, 1), (0, .3), (.4, .9), (.2, .6), (.5, 5), 0, (PLAIN, PLAIN, BLOTCH, WAVE)),
@@ -44,10 +38,7 @@ STUFFS = {
     "sky": ((.2, .65), (0, .3), (.6, 1), (.3, .8), (.3, .8), .5, (SKY,)),
 }
 
-# Pieces: ranges of width, height, depth in metres; stuffs of each slot, "?" for one left out half the time;
-# rows in fractions of that size: class, slot, x along the wall, y of the underside, z out of the wall, width,
-# height, depth, kind. Or a piece: name, slot, x, y, z, quarter turns. Or small things strewn over a top:
-# "things", how many at most, x, y, z, width, depth.
+# Pieces as `raycast.build` reads them: x along the wall, z out of it.
 FEET = ((-.46, .04), (.46, .04), (-.46, .96), (.46, .96))
 PIECES = {
     "bed": (((1, 1.8), (.5, .65), (1.9, 2.1)), ("wood dark", "white paint", "fabric paint", "fabric"), [
@@ -97,16 +88,13 @@ ROOMS = (("bed", "cabinet", "shelf", "cabinet", "cabinet"), ("sofa", "cabinet", 
 
 def ids(split, count, options):
     """The first `count` sample names of a split; a longer list starts with a shorter one."""
-    _checked(options)
+    raycast.checked(options, OPTIONS, "scenes")
     return [f"{split}-{index:05d}" for index in range(count)]
 
 
 def rays(size):
     """(H, W, 3) float32 directions through the pixel centres, z = 1; a point in metres is depth * ray."""
-    height, width = size
-    focal_px = width / 2 / math.tan(FIELD_OF_VIEW_RAD / 2)
-    x, y = np.meshgrid(np.arange(0.5, width) - width / 2, np.arange(0.5, height) - height / 2)
-    return np.stack([x / focal_px, y / focal_px, np.ones_like(x)], -1).astype(np.float32)
+    return raycast.rays(size, FIELD_OF_VIEW_RAD)
 
 
 def read(split, name, size, options):
@@ -115,7 +103,7 @@ def read(split, name, size, options):
     image (H, W, 3) float32 in [0, 1]; label (H, W) int8, index into CLASSES, -1 void; depth (H, W) float32,
     metres along the optical axis, 0 invalid; normal (H, W, 3) float32, unit, camera axes, (0, 0, 0) invalid.
     """
-    options, (head, number) = _checked(options), name.split("-")
+    options, (head, number) = raycast.checked(options, OPTIONS, "scenes"), name.split("-")
     assert head == split, (split, name)
     if min(size) < 32:
         raise Problem(f"`datasets.scenes.size` should be at least 32 pixels a side; found {list(size)}")
@@ -124,10 +112,10 @@ def read(split, name, size, options):
     scene_rng, pixel_rng = map(np.random.default_rng, seeds.spawn(2))
     parts, room_m, origin, axes = _room(scene_rng)
     grid = rays(size)
-    depth, index = _trace(parts, origin, axes, grid)
+    depth, index = raycast.trace(parts, origin, axes, grid)
     seen = {field: parts[field][index] for field in PART.names}         # per pixel, (H, W, ...)
     point = origin + depth[..., None] * (grid @ axes)
-    normal, albedo = _surface(seen, point, depth * (grid[0, 1, 0] - grid[0, 0, 0]))
+    normal, albedo = raycast.surface(seen, point, depth * (grid[0, 1, 0] - grid[0, 0, 0]))
     image = _photograph(scene_rng, parts, seen, room_m, point, normal, albedo)
     image += np.float32(options["noise"]) * pixel_rng.standard_normal(image.shape, np.float32)
     normal = normal @ axes.T
@@ -136,49 +124,8 @@ def read(split, name, size, options):
             "normal": np.where((valid & smooth)[..., None], normal, 0)}
 
 
-def _checked(options):
-    for key, value in options.items():
-        if key not in OPTIONS:
-            raise Problem(f"`datasets.scenes.{key}` is not an option; the options are {', '.join(OPTIONS)}")
-        _default, low, top, *kind = OPTIONS[key]
-        if type(value) not in kind or not low <= value <= top:
-            raise Problem(f"`datasets.scenes.{key}` is {value!r}, not {kind[0].__name__} from {low} to {top}")
-    return {key: row[0] for key, row in OPTIONS.items()} | options
-
-
-def _paint(rng, stuffs):
-    """A draw from one of the stuffs: pattern, cycles per metre, phase, gloss, two colours."""
-    *ranges, gloss, patterns = STUFFS[stuffs[rng.integers(len(stuffs))]]
-    hue, saturation, value, *per_m = (rng.uniform(*ends) for ends in ranges)
-    colour = np.array(colorsys.hsv_to_rgb(hue, saturation, value))
-    pattern = patterns[rng.integers(len(patterns))]
-    return pattern, per_m, 7 * rng.random(), gloss, (colour, rng.uniform(0.4, 0.9) * colour)
-
-
-def _build(rng, name):
-    """A piece's parts in its own frame, metres: kind, class, (x, y of underside, z), size, turn, paint."""
-    ranges, slots, rows = PIECES[name]
-    size, parts = [rng.uniform(*ends) for ends in ranges], []
-    paints = [None if "?" in s and rng.random() < 0.5 else _paint(rng, s.strip("?").split()) for s in slots]
-    for what, slot, x, y, z, *rest in rows:
-        at = (x * size[0], y * size[1], z * size[2])
-        if what == "things":
-            for _ in range(rng.integers(slot + 1)):
-                thing = _build(rng, THINGS[rng.integers(len(THINGS))])
-                dx, dz = rng.uniform(-0.5, 0.5, 2) * (rest[0] * size[0] - 0.15, rest[1] * size[2] - 0.15)
-                parts += _moved(thing, (at[0] + dx, at[1], at[2] + dz), rng.uniform(0, 3))
-        elif paints[slot] and what in PIECES:
-            parts += _moved(_build(rng, what), at, rest[0] * math.pi / 2 + rng.normal(0, 0.15))
-        elif paints[slot]:
-            extent = [share * side for share, side in zip(rest, size, strict=False)]
-            parts.append(((*rest, BOX)[3], what, at, extent, 0.0, paints[slot]))
-    return parts
-
-
-def _moved(parts, to, turn):
-    c, s = math.cos(turn), math.sin(turn)
-    return [(kind, label, (c * x + s * z + to[0], y + to[1], c * z - s * x + to[2]), size, own + turn, paint)
-            for kind, label, (x, y, z), size, own, paint in parts]
+def _paint(rng, *stuffs):
+    return raycast.paint(rng, [STUFFS[stuff] for stuff in stuffs])
 
 
 def _room(rng):
@@ -186,14 +133,14 @@ def _room(rng):
     width, height, length = room_m = rng.uniform((3, 2.4, 3), (5, 3, 7))
     # The camera stands near the wall z = 0 and looks along +z; by symmetry this loses no room.
     eye = np.array([width * rng.uniform(0.25, 0.75), rng.uniform(1.1, 1.7), min(0.25 * length, length - 2.5)])
-    x, z, wide, long, walls = width / 2, length / 2, width + 1, length + 1, _paint(rng, ("paint", "white"))
-    parts = [(BOX, FLOOR, (x, -0.5, z), (wide, 0.5, long), 0.0, _paint(rng, ("wood", "tiles", "fabric"))),
-             (BOX, CEILING, (x, height, z), (wide, 0.5, long), 0.0, _paint(rng, ("white",)))]
+    x, z, wide, long, walls = width / 2, length / 2, width + 1, length + 1, _paint(rng, "paint", "white")
+    parts = [(BOX, FLOOR, (x, -0.5, z), (wide, 0.5, long), 0.0, _paint(rng, "wood", "tiles", "fabric")),
+             (BOX, CEILING, (x, height, z), (wide, 0.5, long), 0.0, _paint(rng, "white"))]
     parts += [(BOX, WALL, (at, 0, z), (0.5, height, long), 0.0, walls) for at in (-0.25, width + 0.25)]
     parts += [(BOX, WALL, (x, 0, at), (wide, height, 0.5), 0.0, walls) for at in (-0.25, length + 0.25)]
     piece, grounds = [0, 1, 2, 2, 2, 2], []
     for name in HANGING[:rng.integers(2, 9)] + ROOMS[rng.integers(4)] + LOOSE[:rng.integers(5, 13)]:
-        made, hung, loose = _build(rng, name), name in HANGING, name in LOOSE
+        made, hung, loose = raycast.build(rng, name, PIECES, STUFFS, THINGS), name in HANGING, name in LOOSE
         at, size = np.array([part[2:4] for part in made]).swapaxes(0, 1)[..., ::2]
         low, high = (at - size / 2).min(0), (at + size / 2).max(0)
         middle, half = (low + high) / 2, (high - low) / 2
@@ -211,78 +158,14 @@ def _room(rng):
                 # Small things are instances of their own; the parts of furniture are one instance.
                 piece += [len(piece) + i if part[1] in (OBJECTS, BOOKS, VOID) else -len(grounds)
                           for i, part in enumerate(made)]
-                parts += _moved(made, (to[0], 0, to[1]), turn)
+                parts += raycast.moved(made, (to[0], 0, to[1]), turn)
                 break
-    table = np.zeros(len(parts), PART)
-    for i, (kind, label, (x, y, z), size, turn, paint) in enumerate(parts):
-        c, s, half = math.cos(turn), math.sin(turn), np.array(size) / 2
-        to_unit = np.array([(c, 0, -s), (0, 1, 0), (s, 0, c)]) / half[:, None]
-        table[i] = (kind, label, piece[i], (x, y + half[1], z), half, to_unit, *paint)
     yaw, pitch = rng.normal(math.atan2(width / 2 - eye[0], length - eye[2]), 0.3), rng.uniform(-0.03, 0.45)
     forward = np.array([math.sin(yaw) * math.cos(pitch), -math.sin(pitch), math.cos(yaw) * math.cos(pitch)])
     level, roll = np.array([-math.cos(yaw), 0, math.sin(yaw)]), rng.normal(0, 0.03)
     right = math.cos(roll) * level + math.sin(roll) * np.cross(forward, level)
     axes = np.stack([right, np.cross(forward, right), forward])
-    return table, *(array.astype(np.float32) for array in (room_m, eye, axes))
-
-
-def _enter(part, origin, world):
-    """Ray parameter at which origin + t * world (3, ...) enters a part from outside; inf where it misses."""
-    to_unit, round_axes = part["to_unit"], ROUND_AXES[part["kind"]]
-    start = to_unit @ (origin - part["centre"])
-    x, y, z = world
-    way = (to_unit[0, 0] * x + to_unit[0, 2] * z, to_unit[1, 1] * y, to_unit[2, 0] * x + to_unit[2, 2] * z)
-    near, far = 0, np.inf
-    for axis in {0, 1, 2} - set(round_axes):
-        inverse = 1 / (way[axis] + np.float32(1e-12))
-        middle, half = -start[axis] * inverse, np.abs(inverse)
-        near, far = np.maximum(near, middle - half), np.minimum(far, middle + half)
-    if round_axes:
-        a, b = sum(way[i] ** 2 for i in round_axes), sum(way[i] * start[i] for i in round_axes)
-        gap = b * b - a * (sum(start[i] ** 2 for i in round_axes) - 1)
-        root = np.sqrt(np.maximum(gap, 0))
-        near, far = np.maximum(near, (-b - root) / a), np.where(gap > 0, np.minimum(far, (root - b) / a), 0)
-    return np.where((near < far) & (near > 0), near, np.float32(np.inf))
-
-
-def _trace(parts, origin, axes, grid):
-    """Depth (H, W) in metres and the index (H, W) of the part each pixel's ray meets first."""
-    world = np.ascontiguousarray(np.moveaxis(grid @ axes, -1, 0))
-    depth, index = np.full(grid.shape[:2], np.inf, np.float32), np.zeros(grid.shape[:2], np.int32)
-    # A part is tried only on the pixels its bounding ball may cover; all of them if that reaches the camera.
-    centre, radius = (parts["centre"] - origin) @ axes.T, np.linalg.norm(parts["half"], axis=1)[:, None]
-    nearest, ends = np.maximum(centre[:, 2:] - radius, 1e-3), np.array(grid.shape[1::-1])
-    slopes = [(centre[:, :2] + end * radius) / z for end in (-1, 1) for z in (nearest, nearest + 2 * radius)]
-    pixel = (np.stack(slopes) - grid[0, 0, :2]) / (grid[0, 1, 0] - grid[0, 0, 0])
-    low, high = (np.clip(p, 0, ends).astype(int) for p in (pixel.min(0), pixel.max(0) + 2))
-    for i in np.flatnonzero((low < high).all(1) & (centre[:, 2] > -radius[:, 0])):
-        window = np.s_[low[i, 1]:high[i, 1], low[i, 0]:high[i, 0]]
-        t = _enter(parts[i], origin, world[:, *window])
-        closer = t < depth[window]
-        depth[window][closer], index[window][closer] = t[closer], i
-    return depth, index
-
-
-def _surface(seen, point, pixel_m):
-    """Outward unit normal (H, W, 3) in world axes and albedo (H, W, 3), the paint at that place of a part."""
-    kind, unit = seen["kind"][..., None], np.einsum("hwij,hwj->hwi", seen["to_unit"], point - seen["centre"])
-    face = np.eye(3, dtype=np.float32)[np.abs(unit).argmax(-1)]
-    capped = (kind == CYLINDER) & (np.abs(unit[..., 1:2]) > np.hypot(unit[..., :1], unit[..., 2:]))
-    gradient = unit * np.where((kind == BOX) | capped, face, np.where(kind == BALL, 1, np.float32((1, 0, 1))))
-    normal = np.einsum("hwij,hwi->hwj", seen["to_unit"], gradient)
-    normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
-    x, y, z = np.moveaxis(unit * seen["half"], -1, 0)
-    fu, fv, p, pattern = seen["per_m"][..., 0], seen["per_m"][..., 1], seen["phase"], seen["pattern"]
-    u, v = fu * np.where(face[..., 0] > 0, z, x) + p, fv * np.where(face[..., 1] > 0, z, y) + p
-    grain, weave = np.sin(6.3 * v + np.sin(6.3 * u)), np.sin(6.3 * u + np.sin(14 * v)) + np.sin(8 * v)
-    tiles = np.where(np.minimum(u % 1, v % 1) < 0.06, 1, 0.2 + 0.2 * np.sin(46 * (u // 1) + 23 * (v // 1)))
-    mix = np.choose(pattern, (0, 0.5 + grain / 2, tiles, (u // 1 + v // 1) % 2, 0.5 + weave / 4, 0, 0, 0))
-    # A pattern finer than the pixels fades to its mean instead of turning into noise.
-    mix = (0.4 + (mix - 0.4) / (1 + (3 * pixel_m * np.maximum(fu, fv)) ** 4))[..., None]
-    albedo = seen["colours"][..., 0, :] * (1 - mix) + seen["colours"][..., 1, :] * mix
-    hues = np.where(pattern == SPINES, 46 * (u // 1), 3 * np.sin(2 * u + np.sin(3 * v)) + 2 * np.sin(3 * v))
-    motley = albedo * (0.9 + 0.6 * np.sin(hues[..., None] * np.float32((1, 1.2, 1.5))))
-    return normal, np.where(((pattern == PRINT) | (pattern == SPINES))[..., None], motley, albedo)
+    return raycast.tabled(parts, piece), *(array.astype(np.float32) for array in (room_m, eye, axes))
 
 
 def _photograph(rng, parts, seen, room_m, point, normal, albedo):
@@ -296,8 +179,8 @@ def _photograph(rng, parts, seen, room_m, point, normal, albedo):
     lamps, coarse = np.float32(lamps), np.moveaxis(point[::2, ::2], -1, 0)
     lit = np.ones(coarse.shape[1:], bool)
     for part in parts[6:][parts[6:]["half"].max(1) > 0.13]:
-        lit &= _enter(part, lamps[0], coarse - lamps[0][:, None, None]) > 0.985
-    lit = _soften(lit.repeat(2, 0).repeat(2, 1)[:glow.shape[0], :glow.shape[1], None].astype(np.float32))
+        lit &= raycast.enter(part, lamps[0], coarse - lamps[0][:, None, None]) > 0.985
+    lit = raycast.soften(lit.repeat(2, 0).repeat(2, 1)[:glow.shape[0], :glow.shape[1], None].astype(np.float32))
     corners = (np.exp(np.abs(point) / -0.3) + np.exp(np.abs(room_m - point) / -0.3)) * (1 - np.abs(normal))
     ambient = (1 + normal @ np.float32((0.1, 0.25, 0))) * np.exp(-0.6 * corners.sum(-1))
     light = albedo * ambient[..., None] * np.float32(rng.uniform(0.2, 0.45))
@@ -309,16 +192,7 @@ def _photograph(rng, parts, seen, room_m, point, normal, albedo):
     light = np.where(glow[..., None], albedo * daylight, light / np.mean(light))
     exposure = np.float32(rng.uniform(0.22, 0.42) * np.exp(rng.normal(0, 0.08, 3)))
     image = np.clip(exposure * light, 0, 1) ** np.float32(1 / rng.uniform(1.7, 2.4))
-    return image + np.float32(rng.uniform(0, 0.7)) * (_soften(image) - image)
-
-
-def _soften(image):
-    """A 1-2-1 blur along both axes."""
-    for axis in (0, 1):
-        middle = np.moveaxis(image, axis, 0)
-        wide = np.concatenate([middle[:1], middle, middle[-1:]])
-        image = np.moveaxis((wide[:-2] + 2 * middle + wide[2:]) / 4, 0, axis)
-    return image
+    return image + np.float32(rng.uniform(0, 0.7)) * (raycast.soften(image) - image)
 
 
 def _flaws(rng, seen, depth, normal, grid, holes):
@@ -331,11 +205,7 @@ def _flaws(rng, seen, depth, normal, grid, holes):
         for mask, marks in zip(masks, (differs, differs & (np.abs(z[k:] - z[:-k]) > 0.1)), strict=True):
             mask[k:] |= marks
             mask[:-k] |= marks
-    patches = np.zeros(depth.shape)         # smooth noise: normal draws on grids fixed in the image
-    for cells in (6, 20):
-        steps = (np.arange(0.5, n)[:, None] / n * cells - np.arange(cells + 1) for n in depth.shape)
-        down, across = (np.maximum(0, 1 - np.abs(step)) for step in steps)
-        patches += down @ rng.standard_normal((cells + 1, cells + 1)) @ across.T
+    patches = raycast.patches(rng, depth.shape)
     border, strip = np.ones(depth.shape, bool), round(rng.uniform(0, 0.01) * depth.shape[1])
     border[strip:depth.shape[0] - strip, strip:depth.shape[1] - strip] = False
     # The projector sits to the left: a pixel is in shadow if one further left has a larger x + disparity.

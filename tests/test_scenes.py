@@ -37,6 +37,14 @@ def test_read_is_deterministic_and_seeded():
     assert not any(np.array_equal(once[key], other[key]) for key in once)
 
 
+@pytest.mark.parametrize("index, means", [(0, (0.54711, 5.07227, 2.37113, -0.0211, -0.09069, -0.45029)),
+                                          (1, (0.49291, 5.47461, 1.93691, -0.02339, 0.10154, -0.7923))])
+def test_rooms_stay_those_that_the_printed_tables_were_measured_on(index, means):
+    s = sample(index, (48, 64))
+    found = s["image"].mean(), s["label"].mean(), s["depth"].mean(), *s["normal"].mean((0, 1))
+    np.testing.assert_allclose(found, means, rtol=2e-3, atol=2e-4)         # another CPU may round a pixel otherwise
+
+
 def test_noise_changes_the_image_only():
     clean, noisy = sample(2, noise=0.0), sample(2, noise=0.1)
     assert 0.05 < np.std(clean["image"] - noisy["image"]) < 0.11

@@ -159,11 +159,28 @@ def surface(seen, point, pixel_m):
     mix = np.choose(pattern, (0, 0.5 + grain / 2, tiles, (u // 1 + v // 1) % 2, 0.5 + weave / 4, 0, 0, 0,
                               panes * (0.6 + spots), (u % 1 < 0.05) & (v % 1 < 0.4)))
     # A pattern finer than the pixels fades to its mean instead of turning into noise.
-    mix = (0.4 + (mix - 0.4) / (1 + (3 * pixel_m * np.maximum(fu, fv)) ** 4))[..., None]
+    mean = np.where(pattern == LANES, np.float32(0.02), np.float32(0.4))
+    mix = (mean + (mix - mean) / (1 + (3 * pixel_m * np.maximum(fu, fv)) ** 4))[..., None]
     albedo = seen["colours"][..., 0, :] * (1 - mix) + seen["colours"][..., 1, :] * mix
     hues = np.where(pattern == SPINES, 46 * (u // 1), 3 * np.sin(2 * u + np.sin(3 * v)) + 2 * np.sin(3 * v))
     motley = albedo * (0.9 + 0.6 * np.sin(hues[..., None] * np.float32((1, 1.2, 1.5))))
     return normal, np.where(((pattern == PRINT) | (pattern == SPINES))[..., None], motley, albedo)
+
+
+def sunlit(parts, point, wanted, sun):
+    """Share (H, W) of the light from the direction `sun` (3,) that reaches the points (H, W, 3); 1 where not wanted."""
+    # Every second pixel a side is enough for shadows, and softens them.
+    coarse, lit = point[::2, ::2], wanted[::2, ::2].ravel()
+    places, unwanted = np.ascontiguousarray(coarse.reshape(-1, 3).T), ~lit
+    across = np.linalg.svd(sun[None])[2][1:]                                    # two axes at right angles to the sun
+    flat, middle, radius = across @ places, parts["centre"] @ across.T, np.linalg.norm(parts["half"], axis=1)
+    for i in np.flatnonzero(parts["half"].max(1) > 0.2):
+        x, y = np.abs(flat - middle[i][:, None])
+        near = np.flatnonzero(lit & (x < radius[i]) & (y < radius[i]))
+        if len(near):
+            lit[near] = np.isinf(enter(parts[i], places[:, near], sun))
+    lit = (lit | unwanted).reshape(coarse.shape[:2]).repeat(2, 0).repeat(2, 1)[:point.shape[0], :point.shape[1]]
+    return soften(lit[..., None].astype(np.float32))[..., 0]
 
 
 def soften(image):

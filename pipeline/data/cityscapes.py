@@ -1,0 +1,299 @@
+"""Cityscapes, as MTAN's folders or as its own: 19 or 7 classes, inverse depth from stereo disparity.
+
+    mtan      ROOT/{train,val}/{image,label_7,label_19,depth}/{i}.npy      i = 0 .. N-1, not zero-padded
+    original  ROOT/leftImg8bit/{train,val}/CITY/CITY_SEQ_FRAME_leftImg8bit.png          8-bit RGB
+              ROOT/gtFine/{train,val}/CITY/CITY_SEQ_FRAME_gtFine_labelIds.png           8-bit grey, ids 0..33
+              ROOT/disparity/{train,val}/CITY/CITY_SEQ_FRAME_disparity.png              16-bit grey, 0 invalid
+
+Both hold 2975 and 500 images; "val" is called "test" here. Of label_7 and label_19 only the one in use has to be there.
+A disparity of d pixels (of an image 2048 wide, d = 0.209 m * 2262.5 / metres) is stored as p = 256 * d + 1. The depth
+that is given is p / 65535, as in MTAN's files, at every size the same; sky and far things are p near 1, tiny but valid.
+TIMED
+
+Images and labels: Cordts et al. 2016; arrays: Liu et al. 2019 (MTAN, arXiv:1803.10704).
+"""
+
+import os
+import re
+import struct
+
+import numpy as np
+from PIL import Image
+
+from pipeline.problem import Problem
+
+KINDS = {"image": np.uint8, "label": np.int8, "depth": np.float32}
+TRAIN_CLASSES = ("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation",
+                 "terrain", "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
+CATEGORIES = ("flat", "construction", "object", "nature", "sky", "human", "vehicle")
+CATEGORY = np.repeat(np.arange(7, dtype=np.int8), (2, 3, 3, 2, 1, 2, 6))                # of each train class
+# Of each label id 0..33, -1 void. Train ids leave out parking, rail track, guard rail, bridge, tunnel, pole group,
+# caravan and trailer, which the categories take in.
+TRAIN_ID = np.full(34, -1, np.int8)
+TRAIN_ID[[7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]] = range(19)
+CATEGORY_OF_ID = np.repeat(np.arange(-1, 7, dtype=np.int8), (7, 4, 6, 4, 2, 1, 2, 8))
+
+OPTIONS = {"layout": ("auto", "mtan", "original"), "classes": (19, 7), "seven": ("categories", "train_ids"),
+           "disparity": ("p/65535", "(p-1)/65536")}             # the first is the default
+FOLDERS = {"train": "train", "test": "val"}
+PNGS = {  # kind: folder, end of the name, bits, PNG colour type (0 grey, 2 RGB)
+    "image": ("leftImg8bit", "_leftImg8bit.png", 8, 2),
+    "label": ("gtFine", "_gtFine_labelIds.png", 8, 0),
+    "depth": ("disparity", "_disparity.png", 16, 0),
+}
+SHAPES = {"image": ((3,),), "label": ((),), "depth": ((1,), ())}        # of .npy files, behind (H, W)
+SLACK = 1e-3             # float16 and earlier resampling may overshoot the ends of a range by this much
+ASPECT_TOLERANCE = 1.02  # room for rounding to whole pixels
+
+
+def classes(options):
+    """Names of the classes under `options`, in the order of the labels."""
+    return TRAIN_CLASSES if _checked(options)["classes"] == 19 else CATEGORIES
+
+
+def check(options, counts):
+    """Raise Problem unless the images that `counts`, {"train": int or None, ...}, asks for can be read.
+
+    Looks at folder listings and at the files' headers, not at their values.
+    """
+    for split, count in counts.items():
+        for name in ids(split, count, options):
+            _stored_size(split, name, _checked(options))
+
+
+def ids(split, count, options):
+    """Names "train/0" or "train/CITY/CITY_SEQ_FRAME" in order: `count` of the N images spread evenly, None for all."""
+    options = _checked(options)
+    names = (_numbered if options["layout"] == "mtan" else _named)(split, options)
+    count = len(names) if count is None else count
+    if not 1 <= count <= len(names):
+        raise Problem(f"`protocols.<name>.data.{split}` asks for {count} images but the `{FOLDERS[split]}` folders of "
+                      f"{options['root']} hold {len(names)}: set a number from 1 to {len(names)}")
+    return [f"{split}/{names[i * len(names) // count]}" for i in range(count)]
+
+
+def read(split, name, size, options):
+    """One sample at size (H, W): image bilinear over all stored pixels, label and depth nearest.
+
+    image (H, W, 3) float32 in [0, 1]; label (H, W) int8, index into `classes(options)`, -1 void; depth (H, W) float32,
+    inverse depth, 0 invalid.
+    """
+    options, size = _checked(options), tuple(size)
+    stored = _stored_size(split, name, options)
+    aspects = size[1] * stored[0], size[0] * stored[1]
+    if max(aspects) > ASPECT_TOLERANCE * min(aspects):
+        raise Problem(f"{_path(split, 'image', name, options)} is {stored[0]} x {stored[1]} (height x width) but "
+                      f"`protocols.<name>.data` asks for {size[0]} x {size[1]}: choose a `height` and `width` in the "
+                      f"stored ratio, within {ASPECT_TOLERANCE - 1:.0%}")
+    values = _from_npy if options["layout"] == "mtan" else _from_png
+    sample = {kind: values(kind, _path(split, kind, name, options), options) for kind in KINDS}
+    if size != stored:
+        sample = {kind: _bilinear(array, size) if kind == "image" else _nearest(array, size)
+                  for kind, array in sample.items()}
+    return sample
+
+
+def _checked(options):
+    """Options over their defaults, the layout found, the root expanded."""
+    for key, value in options.items():
+        if key not in (*OPTIONS, "root"):
+            raise Problem(f"`datasets.cityscapes.{key}` is not an option; the options are root, {', '.join(OPTIONS)}")
+        if key in OPTIONS and (value not in OPTIONS[key] or type(value) is bool):
+            raise Problem(f"`datasets.cityscapes.{key}` is {value!r}, not {' or '.join(map(str, OPTIONS[key]))}")
+    options = {key: allowed[0] for key, allowed in OPTIONS.items()} | options
+    options["root"] = root = os.path.expanduser(options.get("root") or "")
+    if not os.path.isdir(root):
+        raise Problem(f"`datasets.cityscapes.root` is {root!r}, which is not a folder: set it to MTAN's unpacked "
+                      "Cityscapes or to the folder that holds leftImg8bit, gtFine and disparity")
+    if options["layout"] == "auto":
+        found = {"mtan": os.path.isdir(f"{root}/train/image"), "original": os.path.isdir(f"{root}/leftImg8bit")}
+        if sum(found.values()) != 1:
+            raise Problem(f"{root} holds {'both' if all(found.values()) else 'neither'} train/image (MTAN's layout) "
+                          f"{'and' if all(found.values()) else 'nor'} leftImg8bit (the original one): set "
+                          "`datasets.cityscapes.layout`, or unpack the data there")
+        options["layout"] = max(found, key=found.get)
+    if (options["layout"], options["disparity"]) == ("mtan", "(p-1)/65536"):
+        raise Problem(f"`datasets.cityscapes.disparity` is '(p-1)/65536' but MTAN's arrays in {root} hold p/65535 as "
+                      "they are: set p/65535, or the original layout")
+    return options
+
+
+def _kind_folder(kind, options):
+    """MTAN's folder of a kind; categories folded from the train ids are read from label_19."""
+    if kind != "label":
+        return kind
+    return "label_7" if options["classes"] == 7 and options["seven"] == "categories" else "label_19"
+
+
+def _path(split, kind, name, options):
+    root, folder, name = options["root"], FOLDERS[split], name.removeprefix(f"{split}/")
+    if options["layout"] == "mtan":
+        return f"{root}/{folder}/{_kind_folder(kind, options)}/{name}.npy"
+    return f"{root}/{PNGS[kind][0]}/{folder}/{name}{PNGS[kind][1]}"
+
+
+def _listed(folder):
+    try:
+        return sorted(os.listdir(folder))
+    except OSError as error:
+        raise Problem(f"the folder {folder} cannot be listed ({error.strerror}): unpack Cityscapes again, or mend "
+                      "`datasets.cityscapes.root` or `layout`") from None
+
+
+def _numbered(split, options):
+    """Numbers of MTAN's files, after making sure that the three folders hold 0.npy .. (N-1).npy each."""
+    totals = {}
+    for kind in KINDS:
+        folder = f"{options['root']}/{FOLDERS[split]}/{_kind_folder(kind, options)}"
+        matches = [re.fullmatch(r"(0|[1-9][0-9]*)\.npy", entry) for entry in _listed(folder)]
+        numbers = {int(match[1]) for match in matches if match}
+        if not numbers:
+            raise Problem(f"the folder {folder} holds no files 0.npy, 1.npy, ... (without zero padding): unpack MTAN's "
+                          "Cityscapes there again")
+        if max(numbers) >= len(numbers):
+            missing = min(set(range(len(numbers))) - numbers)
+            raise Problem(f"{folder}/{missing}.npy is missing although the numbers go up to {max(numbers)}: copy it "
+                          "again")
+        totals[_kind_folder(kind, options)] = len(numbers)
+    if len(set(totals.values())) > 1:
+        found = ", ".join(f"{folder} {total}" for folder, total in totals.items())
+        raise Problem(f"the folders in {options['root']}/{FOLDERS[split]} hold unequal numbers of files ({found}): "
+                      "copy the missing ones again, every image needs its label and depth")
+    return range(totals["image"])
+
+
+def _named(split, options):
+    """CITY/CITY_SEQ_FRAME of every image, after making sure that its label and disparity are there."""
+    found = {}
+    for kind, (folder, ending, *_) in PNGS.items():
+        base = f"{options['root']}/{folder}/{FOLDERS[split]}"
+        cities = [city for city in _listed(base) if os.path.isdir(f"{base}/{city}")]
+        found[kind] = {f"{city}/{entry.removesuffix(ending)}" for city in cities for entry in _listed(f"{base}/{city}")
+                       if entry.startswith(f"{city}_") and entry.endswith(ending)}
+        if not found[kind]:
+            raise Problem(f"the folder {base} holds no files CITY/CITY_SEQ_FRAME{ending}: unpack Cityscapes' {folder} "
+                          "there again")
+    for kind in ("label", "depth"):
+        lacking = sorted(found["image"] - found[kind])
+        if lacking:
+            raise Problem(f"{_path(split, kind, lacking[0], options)} is missing although its image is there, and so "
+                          f"are {len(lacking) - 1} more: every image needs its label and disparity, unpack them again")
+    return sorted(found["image"])
+
+
+def _stored_size(split, name, options):
+    """(H, W) that the headers of one image's three files agree on."""
+    header = _npy_header if options["layout"] == "mtan" else _png_header
+    paths = {kind: _path(split, kind, name, options) for kind in KINDS}
+    sizes = {kind: header(kind, path) for kind, path in paths.items()}
+    for kind, size in sizes.items():
+        if size != sizes["image"]:
+            raise Problem(f"{paths[kind]} is {size[0]} x {size[1]} but {paths['image']} is {sizes['image'][0]} x "
+                          f"{sizes['image'][1]}: replace the wrong file, the files of one image share one size")
+    return sizes["image"]
+
+
+def _png_header(kind, path):
+    """(H, W) of a PNG of the right bit depth and colour type."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(26)
+    except OSError as error:
+        raise Problem(f"{path} cannot be read ({error.strerror}): copy it again or permit reading") from None
+    if len(head) < 26 or head[:8] != b"\x89PNG\r\n\x1a\n" or head[12:16] != b"IHDR":
+        raise Problem(f"{path} is not a PNG file or its header is damaged: copy it again")
+    width, height, bits, colour = struct.unpack(">IIBB", head[16:])
+    if (bits, colour) != PNGS[kind][2:]:
+        kinds = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
+        raise Problem(f"{path} is {bits}-bit {kinds.get(colour, colour)}, expected {PNGS[kind][2]}-bit "
+                      f"{kinds[PNGS[kind][3]]}: take the file of Cityscapes' own {PNGS[kind][0]} package")
+    return height, width
+
+
+def _npy_header(kind, path):
+    """(H, W) of a .npy file whose dtype, shape and length are right for its kind; the values stay unread."""
+    try:
+        array = np.lib.format.open_memmap(path, "r")
+    except OSError as error:
+        raise Problem(f"{path} cannot be read ({error.strerror or error}): copy it again or permit reading") from None
+    except Exception:       # damaged headers meet numpy's parser, and cut files the memory map, with many exceptions
+        raise Problem(f"{path} is not a plain .npy array, or cut short: copy it again") from None
+    fits = np.issubdtype(array.dtype, np.floating) or (kind == "label" and np.issubdtype(array.dtype, np.integer)) or (
+        kind == "image" and array.dtype == np.uint8)
+    if not fits:
+        raise Problem(f"{path} has dtype {array.dtype}, expected a float type for {kind}: save it again as such")
+    if array.ndim < 2 or array.shape[2:] not in SHAPES[kind] or min(array.shape) < 1:
+        expected = " or ".join(f"({', '.join(['H', 'W', *map(str, rest)])})" for rest in SHAPES[kind])
+        raise Problem(f"{path} has shape {array.shape}, expected {expected} for {kind}: save it again like that")
+    return array.shape[:2]
+
+
+def _from_npy(kind, path, options):
+    """One of MTAN's arrays, its values checked, in the dtype of the sample."""
+    stored = np.load(path, allow_pickle=False)
+    if kind == "label":
+        top = 7 if _kind_folder(kind, options) == "label_7" else 19
+        array = stored.astype(np.float64)                  # keeps fractions and huge integers visible
+        good = (array >= -1) & (array < top) & (array == np.rint(array))
+        _refuse(path, array, ~good, f"labels are 0..{top - 1}, or -1 for void: map yours to these")
+        return _folded(array.astype(np.int8), options)
+    if stored.dtype == np.uint8:
+        return stored / np.float32(255)
+    with np.errstate(over="ignore"):                       # what float32 cannot hold becomes inf, refused below
+        array = np.asarray(stored, np.float32, order="C")
+    if kind == "image":
+        _refuse(path, array, ~((array >= -SLACK) & (array <= 1 + SLACK)),
+                "float images are in [0, 1]: divide by 255, or save them as uint8 in 0..255")
+        return array.clip(0, 1)
+    array = array.reshape(array.shape[:2])
+    _refuse(path, array, ~((array >= 0) & (array <= 1)),
+            "depth is inverse depth, disparity p / 65535 in 0..1: save it so, and 0 where invalid")
+    return array
+
+
+def _from_png(kind, path, options):
+    """One PNG, its values checked, in the dtype and unit of the sample."""
+    try:
+        with Image.open(path) as file:
+            stored = np.array(file)                        # 16-bit grey is uint16, or int32 before Pillow 10
+    except (OSError, SyntaxError, ValueError) as error:
+        raise Problem(f"{path} is damaged ({error}): copy it again") from None
+    if kind == "image":
+        return stored / np.float32(255)
+    if kind == "depth":
+        p, less, over = stored.astype(np.float32), *((0, 65535) if options["disparity"] == "p/65535" else (1, 65536))
+        return np.where(p > 0, (p - less) / np.float32(over), np.float32(0))
+    _refuse(path, stored, stored >= len(TRAIN_ID),
+            f"label ids are 0..{len(TRAIN_ID) - 1}: take gtFine's labelIds, not trainIds, colours or instanceIds")
+    by_id = options["classes"] == 7 and options["seven"] == "categories"
+    return CATEGORY_OF_ID[stored] if by_id else _folded(TRAIN_ID[stored], options)
+
+
+def _folded(label, options):
+    """Train classes into categories where `seven: train_ids` asks for it."""
+    if options["classes"] == 7 and options["seven"] == "train_ids":
+        return np.where(label < 0, label, CATEGORY[label])
+    return label
+
+
+def _refuse(path, array, bad, rule):
+    if bad.any():
+        where = tuple(int(i) for i in np.unravel_index(bad.argmax(), bad.shape))
+        raise Problem(f"{path} holds {array[where]:.9g} at {where}, but {rule}")
+
+
+# Both resizers centre output pixel i at (i + 1/2) * stored / size, in stored pixels from the border.
+def _bilinear(array, size):
+    """(h, w, 3) -> (H, W, 3); the triangle widens when shrinking, so every stored pixel counts."""
+    import torch  # late, because `check` and `ids` do without
+
+    planes = torch.from_numpy(array).permute(2, 0, 1)[None]
+    planes = torch.nn.functional.interpolate(planes, size, mode="bilinear", antialias=True)
+    return planes[0].permute(1, 2, 0).clamp(0, 1).contiguous().numpy()
+
+
+def _nearest(array, size):
+    """(h, w) -> (H, W): the stored pixel under each centre; ties go right and down."""
+    rows = (2 * np.arange(size[0]) + 1) * array.shape[0] // (2 * size[0])
+    columns = (2 * np.arange(size[1]) + 1) * array.shape[1] // (2 * size[1])
+    return array[rows[:, None], columns]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.data import cityscapes
+from pipeline.data import cityscapes, streets
 from pipeline.problem import Problem
 
 H, W = 8, 16
@@ -90,6 +90,23 @@ def test_the_original_files_are_read_at_full_depth(original):
     np.testing.assert_allclose(other, np.maximum(stored["depth"] - 1.0, 0) / 65536, atol=1e-9)
     metres = 0.209 * 2262.5 / ((256 - 1) / 256)
     assert np.isclose(0.209 * 2262.5 / metres * 256 + 1, sample["depth"][0, 3] * 65535)   # the unit of streets' depth
+
+
+def test_a_rendered_street_written_as_cityscapes_files_reads_the_same(tmp_path):
+    size, ids = (64, 128), np.append([int(np.flatnonzero(cityscapes.TRAIN_ID == c)[0]) for c in range(19)], 0)
+    street = streets.read("train", "train-00000", size, {})
+    written = {"image": np.rint(street["image"] * 255), "label": ids[street["label"]],
+               "depth": np.rint(street["depth"] * 65535)}
+    for kind, array in written.items():
+        path(tmp_path, kind).parent.mkdir(parents=True)
+        path(tmp_path, kind).write_bytes(png(array.astype(np.uint16 if kind == "depth" else np.uint8)))
+    for classes in (19, 7):
+        street = streets.read("train", "train-00000", size, {"classes": classes})
+        sample = read(tmp_path, size=size, classes=classes)
+        np.testing.assert_array_equal(sample["label"], street["label"])
+        np.testing.assert_array_equal(sample["depth"], street["depth"])
+        np.testing.assert_allclose(sample["image"], street["image"], atol=0.002)
+        assert streets.classes({"classes": classes}) == cityscapes.classes({"root": str(tmp_path), "classes": classes})
 
 
 def test_label_ids_become_19_classes_or_7_by_two_routes(original):

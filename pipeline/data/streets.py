@@ -2,8 +2,8 @@
 
 How: a straight road with lanes, sidewalks and house fronts, rows of pieces (houses, trees, poles, cars, people) along
 it, seen from a car; `raycast` finds class and depth exactly; sun, sky, shadow rays, haze and a camera make the image;
-then the flaws of stereo matching are put back.
-TIMED
+then the flaws of stereo matching are put back. 78 ms at 128x256, one thread of a busy 2-core Xeon, 2026-11-21, by
+`python -m timeit -p -s "from pipeline.data import streets" "streets.read('train', 'train-00000', (128, 256), {})"`
 World axes: x to the right of the road's middle, y up, z along the road. Camera axes: x right, y down, z forward.
 Metres; depth is inverse depth in Cityscapes' units, p / 65535 with integer p = 256 * disparity + 1 and the disparity in
 pixels of an image 2048 wide: 126 px, 0.4922, at 3.75 m. Sky is disparity 0, so p = 1, valid where it is not a hole.

@@ -9,6 +9,7 @@ import sys
 
 import torch
 
+from pipeline import distributed
 from pipeline.problem import Problem
 
 MODES = {"off": None, "on": "default", "graphs": "reduce-overhead"}
@@ -31,14 +32,17 @@ def trunk_of(model, image, precision):
         torch.compiler.cudagraph_mark_step_begin()       # what the step before got is no longer needed
         return features(image)
     kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    why = None
     try:
         for _ in range(3 if asked == "graphs" else 1):         # graphs are warmed up, captured, replayed
             probe(trunk, list(model.parameters()), image, precision)
     except Exception as mistake:          # a compiler, a C++ toolchain, a driver: anything may be missing
-        return fallback(model, asked, f"{type(mistake).__name__}: {mistake}")
-    finally:
-        for name, buffer in model.named_buffers():
-            buffer.data.copy_(kept[name])
+        why = f"{type(mistake).__name__}: {mistake}"
+    for name, buffer in model.named_buffers():
+        buffer.data.copy_(kept[name])
+    works = distributed.least(torch.tensor(float(not why), device=image.device))       # all processes, or none
+    if not works:
+        return fallback(model, asked, why or "another process failed")
     return trunk, f"compiled ({MODES[asked]})"
 
 

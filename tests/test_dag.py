@@ -24,9 +24,9 @@ CODE = sorted(path.relative_to(ROOT) for package in PACKAGES for path in (ROOT /
 LAYERS = [
     ["kernels.packing", "kernels.gradients", "kernels.dispatch", "kernels.cpu", "kernels.gpu", "kernels.gpu.chunks",
      "pipeline.problem", "pipeline.metrics", "pipeline.mistakes", "pipeline.ahead", "pipeline.data.augment"],
-    ["kernels.reference", "kernels.cases", "pipeline.distributed", "pipeline.compiled", "pipeline.curve",
+    ["kernels.reference", "kernels.cases", "pipeline.distributed", "pipeline.curve",
      "pipeline.data.raycast"],
-    ["kernels.autograd"],
+    ["kernels.autograd", "pipeline.compiled"],
     [f"kernels.{way}" for way in ("cpu.feature_distance", "cpu.gramian", "cpu.combine", "gpu.feature_distance",
                                   "gpu.gramian", "gpu.min_norm", "gpu.combine")],
     ["kernels", "pipeline.progress", "pipeline.device", "pipeline.checkpoint", "pipeline.params"],

@@ -33,24 +33,28 @@ def draw(curve, row):
     matplotlib.use("Agg")
     matplotlib.rcParams["svg.hashsalt"] = "figures"           # names in the file are the same every time
     import matplotlib.pyplot as plt
+    from matplotlib import ticker
     kinds = [kind for kind in KINDS if any(f"{kind}_{task}" in curve[0] for task in row["tasks"])]
     figure, panels = plt.subplots(1, len(kinds), figsize=(4.6 * len(kinds), 3.4), squeeze=False, layout="constrained")
     epochs = [line["epoch"] for line in curve]
     for kind, panel in zip(kinds, panels[0], strict=True):
+        ends = {}
         for task in row["tasks"]:
             # under prediction distillation loss_<task> is the mixture; what the labels say is what compares
             name = f"label_{task}" if kind == "loss" and f"label_{task}" in curve[0] else f"{kind}_{task}"
             values = [line[name] for line in curve]
             panel.plot(epochs, values, color=COLOURS[task], marker="o" if len(curve) < 30 else None, markersize=3)
-            panel.annotate(f"{task} {values[-1]:.3f}", (epochs[-1], values[-1]), (5, 0), textcoords="offset points",
-                           va="center", fontsize=8, color=COLOURS[task])
+            ends[task] = values[-1]
         panel.set_title(KINDS[kind], fontsize=10, loc="left")
         panel.set_xlabel("epoch")
         panel.set_yscale("log")
-        panel.margins(x=0.22)
-        panel.set_xlim(left=epochs[0] - 0.02 * (epochs[-1] - epochs[0] + 1))
+        panel.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.yaxis.set_minor_locator(ticker.NullLocator())
+        panel.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+        label(panel, ends)
         panel.spines[["top", "right"]].set_visible(False)
-        panel.grid(alpha=0.25, which="both")
+        panel.grid(alpha=0.25)
     figure.suptitle(f"{row['method']['title']} on {row['model']}, training set, seed {row['seed']}", fontsize=10)
     out = {}
     for suffix, how in (("svg", {"metadata": {"Date": None}}), ("png", {"dpi": 150})):
@@ -59,6 +63,16 @@ def draw(curve, row):
         out[suffix] = buffer.getvalue()
     plt.close(figure)
     return out
+
+
+def label(panel, ends):
+    """Names and last values beside the ends of the lines, no two on one another."""
+    scale = panel.transData + panel.transAxes.inverted()
+    lowest = -1.0
+    for task, value in sorted(ends.items(), key=lambda pair: pair[1]):
+        lowest = max(lowest + 0.07, scale.transform((1, value))[1])
+        panel.text(1.02, lowest, f"{task} {value:.3f}", transform=panel.transAxes, va="center", fontsize=8,
+                   color=COLOURS[task])
 
 
 if __name__ == "__main__":

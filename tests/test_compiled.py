@@ -64,14 +64,15 @@ def test_trying_leaves_no_trace(model, monkeypatch):
 def test_compiled_trunk_follows_the_eager_one(model, monkeypatch):
     """Predictions and every kind of gradient that a balancer takes: of the maps, and twice of the parameters."""
     monkeypatch.setenv("COMPILE", "on")
-    trunk, way = compiled.trunk_of(model, IMAGE, "float32")
+    image = IMAGE.double()                  # rounding alone moves a pooled maximum, and 3e-3 of the gradient with it
+    trunk, way = compiled.trunk_of(model.double(), image, "float32")
     assert way == "compiled (default)"
     found = []
-    for features in (trunk(IMAGE), model.features(IMAGE)):
+    for features in (trunk(image), model.features(image)):
         predictions = model.predict(features)
         losses = [p.square().mean() for p in predictions.values()]
         shared = model.shared_parameters()
         numbers = [*predictions.values(), *torch.autograd.grad(losses[0], features["depth"]["last"], retain_graph=True)]
         numbers += [g for loss in losses for g in torch.autograd.grad(loss, shared, retain_graph=True)]
         found.append(torch.cat([x.detach().flatten() for x in numbers]))
-    assert (found[0] - found[1]).norm() < 1e-4 * found[1].norm()
+    assert (found[0] - found[1]).norm() < 1e-9 * found[1].norm()

@@ -45,7 +45,7 @@ def finish(folder, *words):
 
 
 def bits(folder):
-    return {str(path): path.read_bytes() for name in ("weights.pt", "curve.csv")
+    return {str(path.relative_to(folder)): path.read_bytes() for name in ("weights.pt", "curve.csv")
             for path in folder.glob(f"out/runs/*/{name}")}
 
 

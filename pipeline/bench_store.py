@@ -179,12 +179,11 @@ def cached(i, shapes, kind, place):
 def epoch(teachers, batches):
     for source in teachers:
         source.expect(batches[0], ("mid", "last"))
-    for step, index in enumerate(batches):
-        for source in teachers:
-            if step + 1 < len(batches):
-                source.expect(batches[step + 1], ("mid", "last"))
+    for index, following in zip(batches, [*batches[1:], None], strict=True):
         for source in teachers:
             source.batch(index, None, ("mid", "last"))
+            if following:
+                source.expect(following, ("mid", "last"))
 
 
 def forget(*paths):

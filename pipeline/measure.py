@@ -12,8 +12,8 @@ BATCH = 16      # images a forward; no dataset-level metric depends on it
 def measure(model, split, tasks, official_batch, device):
     """All metrics of `model` on the whole of `split`, in eval mode: {"official": {...}, "dataset": {...}}."""
     model.eval()
-    images = [list(range(len(split)))[begin:begin + official_batch] for begin in range(0, len(split), official_batch)]
-    index = sum(distributed.share(images), [])
+    batches = range(0, len(split), official_batch)
+    index = [i for begin in distributed.share(batches) for i in range(begin, min(begin + official_batch, len(split)))]
     tally = Tally(tasks, len(split.classes), device, official_batch, index[0], len(split))
     size = max(BATCH // official_batch, 1) * official_batch
     for begin in range(0, len(index), size):

@@ -45,7 +45,7 @@ def main():
         print(f"  {stage:18} {len(names):4} {took:>16}  {'; '.join(sorted({reasons[name] for name in names}))[:90]}")
     print(f"training: {clock(total)} by recorded step times" + (f", and {unknown} runs never timed" if unknown else ""))
     if "paper" in chosen.protocols:
-        print(cost_of_paper(chosen.model_copy(update={"protocol": "paper"}), waiting))
+        print(cost_of_paper(chosen.model_copy(update={"protocol": "paper"}), waiting, timed))
     needed, free = feature_bytes(chosen), shutil.disk_usage(".").free
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     print(f"features: {needed / 1e9:.2f} GB when all are there; disk free {free / 1e9:.1f} GB, memory "
@@ -98,9 +98,8 @@ def why(changes):
     return "; ".join(parts) or "its results are not there"
 
 
-def cost_of_paper(chosen, waiting):
+def cost_of_paper(chosen, waiting, timed):
     """A line: hours of training of every stage on 1, 8 and 64 devices like those that step times were recorded on."""
-    timed = records()
     found = {name: seconds_of(chosen, name, timed)[0] for name in waiting if name.partition("@")[0] in TRAINED}
     unknown = sum(seconds is None for seconds in found.values())
     took = {name: found.get(name) or 0.0 for name in waiting}

@@ -73,7 +73,8 @@ def main(stage, model_name, name, seed):
         model.train()
         balancer.start_epoch([[line[f"loss_{task}"] for task in tasks] for line in curve])
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(mix(row["seed"], epoch))).tolist()
-        drawn = augment.draw(mix(row["seed"], epoch), len(train), *data.load_manifest()["size"]).to(where)
+        if training["augment"] != "none":
+            drawn = augment.draw(mix(row["seed"], epoch), len(train), *train.size).to(where)
         line, begun, sums, broken = Line(f"{title} epoch {epoch + 1}/{training['epochs']}", steps), time.time(), 0, None
         record = Record(tasks)
         own = [[order[i] for i in distributed.share(batch)] for batch in batches]

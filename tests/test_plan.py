@@ -69,6 +69,6 @@ def test_the_paper_is_costed_from_recorded_steps(copy):
                "student@segnet-ours-0": ["teacher@segnet-depth-0"]}
     chosen = params.load().model_copy(update={"protocol": "paper"})
     one, other = (plan.seconds_of(chosen, name)[0] for name in list(waiting)[1:])
-    line = plan.cost_of_paper(chosen, waiting)
+    line = plan.cost_of_paper(chosen, waiting, plan.records())
     assert line.startswith(f"the paper's protocol, everything: 1 device {plan.clock(one + other)}; 8 devices "
                            f"{plan.clock(one + other)}; 64 devices") and "by steps on cpu" in line

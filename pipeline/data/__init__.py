@@ -55,8 +55,9 @@ class Split:
 
     def __init__(self, name, device, root=ROOT):
         manifest = load_manifest(root)
-        self.ids, self.classes, self.device = manifest["ids"][name], manifest["classes"], device
-        arrays = {kind: open_array(root / name / f"{kind}.npy", (len(self.ids), *manifest["size"])) for kind in KINDS}
+        self.ids, self.classes, self.size = manifest["ids"][name], manifest["classes"], manifest["size"]
+        self.device = device
+        arrays = {kind: open_array(root / name / f"{kind}.npy", (len(self.ids), *self.size)) for kind in KINDS}
         # CUDA takes a copy once; a CPU reads the memory map, so that only touched pages cost memory.
         needed = sum(array.nbytes for array in arrays.values())
         self.resident = device.type == "cpu" or needed < 0.5 * torch.cuda.mem_get_info(device)[0]

@@ -25,7 +25,7 @@ LAYERS = [
     ["kernels.packing", "kernels.gradients", "kernels.dispatch", "kernels.cpu", "kernels.gpu", "kernels.gpu.chunks",
      "pipeline.problem", "pipeline.metrics", "pipeline.mistakes", "pipeline.ahead", "pipeline.data.augment"],
     ["kernels.reference", "kernels.cases", "pipeline.distributed", "pipeline.curve",
-     "pipeline.data.raycast"],
+     "pipeline.data.raycast", "pipeline.data.files"],
     ["kernels.autograd", "pipeline.compiled"],
     [f"kernels.{way}" for way in ("cpu.feature_distance", "cpu.gramian", "cpu.combine", "gpu.feature_distance",
                                   "gpu.gramian", "gpu.min_norm", "gpu.combine")],
@@ -60,7 +60,7 @@ DISTANCE = ["kernels.reference", "kernels.cpu.feature_distance", "kernels.gpu.fe
 GRAMIAN = [*(f"pipeline.balancers.{file.stem}" for file in (ROOT / "pipeline/balancers").glob("[a-z]*.py")),
            "kernels.reference", "kernels.gpu.min_norm",
            *(f"kernels.{way}.{operation}" for way in ("cpu", "gpu") for operation in ("gramian", "combine"))]
-BY_NAME = {"prepare": ["pipeline.data.scenes", "pipeline.data.nyuv2_mat"], "teacher": ROWS,
+BY_NAME = {"prepare": [f"pipeline.data.{name}" for name in ("scenes", "nyuv2_mat", "files")], "teacher": ROWS,
            "baseline": [*ROWS, *GRAMIAN], "wide": [*ROWS, *GRAMIAN],
            "student": [*ROWS, *GRAMIAN, *(
                f"pipeline.objectives.{kind}_distillation" for kind in ("feature", "prediction")), *DISTANCE]}
@@ -123,7 +123,7 @@ def test_the_other_models_and_readers_reach_nothing_undeclared():
     assert reached(["models.mtan"]) - NUMBERLESS == {"models.mtan", "models.segnet"}
     assert reached(["models.lenet"]) - NUMBERLESS == {"models.lenet", "models.segnet"}
     # what `prepare` declares for every set
-    declared = {"pipeline.data", "pipeline.data.nyuv2_mat", "pipeline.data.raycast", "pipeline.data.pair"}
+    declared = {f"pipeline.data{name}" for name in ("", ".nyuv2_mat", ".raycast", ".pair", ".files")}
     for name in ("nyuv2", "cityscapes", "streets", "glyphs", "svhn_omniglot"):
         reader = f"pipeline.data.{name}"
         assert reached([reader]) - NUMBERLESS - declared == {reader}

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from pipeline.data import nyuv2
+from pipeline.data import files, nyuv2
 from pipeline.problem import Problem
 
 H, W, N = 12, 16, 3
@@ -140,7 +140,7 @@ def test_resize_keeps_a_step_edge_at_the_same_place_in_all_kinds(root, size, axi
 def test_resize_centres_of_average_and_nearest_differ_by_half_a_pixel_at_most(size):
     rows, columns = np.indices((64, 86), dtype=np.float32) / 100
     ramps = np.stack([rows, columns, rows], axis=-1)
-    apart = abs(nyuv2._nearest(ramps, size) - nyuv2._average(ramps, size)) * 100
+    apart = abs(files.nearest(ramps, size) - files.bilinear(ramps, size)) * 100
     assert apart[1:-1, 1:-1].max() <= 0.501  # inside, since the border cuts the triangle off
 
 

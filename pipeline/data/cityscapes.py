@@ -16,12 +16,12 @@ Images and labels: Cordts et al. 2016; arrays: Liu et al. 2019 (MTAN, arXiv:1803
 """
 
 import os
-import re
 import struct
 
 import numpy as np
 from PIL import Image
 
+from pipeline.data import files
 from pipeline.problem import Problem
 
 KINDS = {"image": np.uint8, "label": np.int8, "depth": np.float32}
@@ -44,8 +44,6 @@ PNGS = {  # kind: folder, end of the name, bits, PNG colour type (0 grey, 2 RGB)
     "depth": ("disparity", "_disparity.png", 16, 0),
 }
 SHAPES = {"image": ((3,),), "label": ((),), "depth": ((1,), ())}        # of .npy files, behind (H, W)
-SLACK = 1e-3             # float16 and earlier resampling may overshoot the ends of a range by this much
-ASPECT_TOLERANCE = 1.02  # room for rounding to whole pixels
 
 
 def classes(options):
@@ -81,18 +79,9 @@ def read(split, name, size, options):
     inverse depth, 0 invalid.
     """
     options, size = _checked(options), tuple(size)
-    stored = _stored_size(split, name, options)
-    aspects = size[1] * stored[0], size[0] * stored[1]
-    if max(aspects) > ASPECT_TOLERANCE * min(aspects):
-        raise Problem(f"{_path(split, 'image', name, options)} is {stored[0]} x {stored[1]} (height x width) but "
-                      f"`protocols.<name>.data` asks for {size[0]} x {size[1]}: choose a `height` and `width` in the "
-                      f"stored ratio, within {ASPECT_TOLERANCE - 1:.0%}")
+    files.check_ratio(_path(split, "image", name, options), _stored_size(split, name, options), size)
     values = _from_npy if options["layout"] == "mtan" else _from_png
-    sample = {kind: values(kind, _path(split, kind, name, options), options) for kind in KINDS}
-    if size != stored:
-        sample = {kind: _bilinear(array, size) if kind == "image" else _nearest(array, size)
-                  for kind, array in sample.items()}
-    return sample
+    return {kind: files.resized(kind, values(kind, _path(split, kind, name, options), options), size) for kind in KINDS}
 
 
 def _checked(options):
@@ -134,34 +123,10 @@ def _path(split, kind, name, options):
     return f"{root}/{PNGS[kind][0]}/{folder}/{name}{PNGS[kind][1]}"
 
 
-def _listed(folder):
-    try:
-        return sorted(os.listdir(folder))
-    except OSError as error:
-        raise Problem(f"the folder {folder} cannot be listed ({error.strerror}): unpack Cityscapes again, or mend "
-                      "`datasets.cityscapes.root` or `layout`") from None
-
-
 def _numbered(split, options):
-    """Numbers of MTAN's files, after making sure that the three folders hold 0.npy .. (N-1).npy each."""
-    totals = {}
-    for kind in KINDS:
-        folder = f"{options['root']}/{FOLDERS[split]}/{_kind_folder(kind, options)}"
-        matches = [re.fullmatch(r"(0|[1-9][0-9]*)\.npy", entry) for entry in _listed(folder)]
-        numbers = {int(match[1]) for match in matches if match}
-        if not numbers:
-            raise Problem(f"the folder {folder} holds no files 0.npy, 1.npy, ... (without zero padding): unpack MTAN's "
-                          "Cityscapes there again")
-        if max(numbers) >= len(numbers):
-            missing = min(set(range(len(numbers))) - numbers)
-            raise Problem(f"{folder}/{missing}.npy is missing although the numbers go up to {max(numbers)}: copy it "
-                          "again")
-        totals[_kind_folder(kind, options)] = len(numbers)
-    if len(set(totals.values())) > 1:
-        found = ", ".join(f"{folder} {total}" for folder, total in totals.items())
-        raise Problem(f"the folders in {options['root']}/{FOLDERS[split]} hold unequal numbers of files ({found}): "
-                      "copy the missing ones again, every image needs its label and depth")
-    return range(totals["image"])
+    """Numbers of MTAN's files."""
+    kinds = [_kind_folder(kind, options) for kind in KINDS]
+    return range(files.numbered(os.path.join(options["root"], FOLDERS[split]), kinds))
 
 
 def _named(split, options):
@@ -169,8 +134,9 @@ def _named(split, options):
     found = {}
     for kind, (folder, ending, *_) in PNGS.items():
         base = f"{options['root']}/{folder}/{FOLDERS[split]}"
-        cities = [city for city in _listed(base) if os.path.isdir(f"{base}/{city}")]
-        found[kind] = {f"{city}/{entry.removesuffix(ending)}" for city in cities for entry in _listed(f"{base}/{city}")
+        found[kind] = {f"{city}/{entry.removesuffix(ending)}"
+                       for city in files.listed(base) if os.path.isdir(f"{base}/{city}")
+                       for entry in files.listed(f"{base}/{city}")
                        if entry.startswith(f"{city}_") and entry.endswith(ending)}
         if not found[kind]:
             raise Problem(f"the folder {base} holds no files CITY/CITY_SEQ_FRAME{ending}: unpack Cityscapes' {folder} "
@@ -186,13 +152,7 @@ def _named(split, options):
 def _stored_size(split, name, options):
     """(H, W) that the headers of one image's three files agree on."""
     header = _npy_header if options["layout"] == "mtan" else _png_header
-    paths = {kind: _path(split, kind, name, options) for kind in KINDS}
-    sizes = {kind: header(kind, path) for kind, path in paths.items()}
-    for kind, size in sizes.items():
-        if size != sizes["image"]:
-            raise Problem(f"{paths[kind]} is {size[0]} x {size[1]} but {paths['image']} is {sizes['image'][0]} x "
-                          f"{sizes['image'][1]}: replace the wrong file, the files of one image share one size")
-    return sizes["image"]
+    return files.one_size({(path := _path(split, kind, name, options)): header(kind, path) for kind in KINDS})
 
 
 def _png_header(kind, path):
@@ -232,25 +192,11 @@ def _npy_header(kind, path):
 
 def _from_npy(kind, path, options):
     """One of MTAN's arrays, its values checked, in the dtype of the sample."""
-    stored = np.load(path, allow_pickle=False)
-    if kind == "label":
-        top = 7 if _kind_folder(kind, options) == "label_7" else 19
-        array = stored.astype(np.float64)                  # keeps fractions and huge integers visible
-        good = (array >= -1) & (array < top) & (array == np.rint(array))
-        _refuse(path, array, ~good, f"labels are 0..{top - 1}, or -1 for void: map yours to these")
-        return _folded(array.astype(np.int8), options)
-    if stored.dtype == np.uint8:
-        return stored / np.float32(255)
-    with np.errstate(over="ignore"):                       # what float32 cannot hold becomes inf, refused below
-        array = np.asarray(stored, np.float32, order="C")
-    if kind == "image":
-        _refuse(path, array, ~((array >= -SLACK) & (array <= 1 + SLACK)),
-                "float images are in [0, 1]: divide by 255, or save them as uint8 in 0..255")
-        return array.clip(0, 1)
-    array = array.reshape(array.shape[:2])
-    _refuse(path, array, ~((array >= 0) & (array <= 1)),
-            "depth is inverse depth, disparity p / 65535 in 0..1: save it so, and 0 where invalid")
-    return array
+    array = files.load(kind, path, 7 if _kind_folder(kind, options) == "label_7" else 19)
+    if kind == "depth":
+        files.refuse(path, array, ~((array >= 0) & (array <= 1)),
+                     "depth is inverse depth, disparity p / 65535 in 0..1: save it so, and 0 where invalid")
+    return _folded(array, options) if kind == "label" else array
 
 
 def _from_png(kind, path, options):
@@ -265,8 +211,8 @@ def _from_png(kind, path, options):
     if kind == "depth":
         p, less, over = stored.astype(np.float32), *((0, 65535) if options["disparity"] == "p/65535" else (1, 65536))
         return np.where(p > 0, (p - less) / np.float32(over), np.float32(0))
-    _refuse(path, stored, stored >= len(TRAIN_ID),
-            f"label ids are 0..{len(TRAIN_ID) - 1}: take gtFine's labelIds, not trainIds, colours or instanceIds")
+    files.refuse(path, stored, stored >= len(TRAIN_ID),
+                 f"label ids are 0..{len(TRAIN_ID) - 1}: take gtFine's labelIds, not trainIds, colours or instanceIds")
     by_id = options["classes"] == 7 and options["seven"] == "categories"
     return CATEGORY_OF_ID[stored] if by_id else _folded(TRAIN_ID[stored], options)
 
@@ -276,26 +222,3 @@ def _folded(label, options):
     if options["classes"] == 7 and options["seven"] == "train_ids":
         return np.where(label < 0, label, CATEGORY[label])
     return label
-
-
-def _refuse(path, array, bad, rule):
-    if bad.any():
-        where = tuple(int(i) for i in np.unravel_index(bad.argmax(), bad.shape))
-        raise Problem(f"{path} holds {array[where]:.9g} at {where}, but {rule}")
-
-
-# Both resizers centre output pixel i at (i + 1/2) * stored / size, in stored pixels from the border.
-def _bilinear(array, size):
-    """(h, w, 3) -> (H, W, 3); the triangle widens when shrinking, so every stored pixel counts."""
-    import torch  # late, because `check` and `ids` do without
-
-    planes = torch.from_numpy(array).permute(2, 0, 1)[None]
-    planes = torch.nn.functional.interpolate(planes, size, mode="bilinear", antialias=True)
-    return planes[0].permute(1, 2, 0).clamp(0, 1).contiguous().numpy()
-
-
-def _nearest(array, size):
-    """(h, w) -> (H, W): the stored pixel under each centre; ties go right and down."""
-    rows = (2 * np.arange(size[0]) + 1) * array.shape[0] // (2 * size[0])
-    columns = (2 * np.arange(size[1]) + 1) * array.shape[1] // (2 * size[1])
-    return array[rows[:, None], columns]

@@ -14,12 +14,13 @@ import math
 import numpy as np
 
 from pipeline.data import pair
+from pipeline.data.raycast import checked
 from pipeline.problem import Problem
 
 KINDS = pair.KINDS
 SPLITS = ("train", "test")
-OPTIONS = {"seed": (0, 0, 2**63), "alphabet": (100, 2, 10_000)}     # default, smallest, largest
-DRAWINGS = {"train": 12, "test": 4}                                 # of each character
+OPTIONS = {"seed": (0, 0, 2**63, int), "alphabet": (100, 2, 10_000, int)}   # default, smallest, largest, type
+DRAWINGS = {"train": 12, "test": 4}                                         # of each character
 # Mean and standard deviation at 32x32, of 4,000 digits and the 1,200 characters of the default options.
 MOMENTS = {"digits": ((0.508,) * 3, (0.251,) * 3), "characters": ((0.082,) * 3, (0.240,) * 3)}
 
@@ -66,7 +67,7 @@ for hands, bars in zip(HANDS, SEVEN_BARS, strict=True):
 
 def ids(split, count, options):
     """Names "train-digits-00007" and (class, drawing) "train-characters-0031-02"; every class once before any twice."""
-    alphabet = _checked(options)["alphabet"]
+    alphabet = checked(options, OPTIONS, "glyphs")["alphabet"]
     count = pair.counted(split, count, {"digits": None, "characters": alphabet * DRAWINGS[split]})
     return [*(f"{split}-digits-{i:05d}" for i in range(count["digits"])),
             *(f"{split}-characters-{i % alphabet:04d}-{i // alphabet:02d}" for i in range(count["characters"]))]
@@ -74,7 +75,7 @@ def ids(split, count, options):
 
 def classes(options):
     return {"digits": tuple("0123456789"),
-            "characters": tuple(f"character{i:04d}" for i in range(_checked(options)["alphabet"]))}
+            "characters": tuple(f"character{i:04d}" for i in range(checked(options, OPTIONS, "glyphs")["alphabet"]))}
 
 
 def moments(options):
@@ -83,7 +84,7 @@ def moments(options):
 
 def read(split, name, size, options):
     """One sample at size (H, W), a pure function of (options, split, name, size); see `pipeline.data.pair`."""
-    options, (head, task, *numbers) = _checked(options), name.split("-")
+    options, (head, task, *numbers) = checked(options, OPTIONS, "glyphs"), name.split("-")
     assert head == split, (split, name)
     if min(size) < 16:
         raise Problem(f"`protocols.<name>.data` should ask for at least 16 pixels a side; found {list(size)}")
@@ -97,16 +98,6 @@ def read(split, name, size, options):
         label = int(numbers[0])
         image = _character(rng, np.random.SeedSequence(options["seed"], spawn_key=(2, label)), size)
     return pair.sample(np.clip(image, 0, 1).astype(np.float32), task, label)
-
-
-def _checked(options):
-    for key, value in options.items():
-        if key not in OPTIONS:
-            raise Problem(f"`datasets.glyphs.{key}` is not an option; the options are {', '.join(OPTIONS)}")
-        _default, low, top = OPTIONS[key]
-        if type(value) is not int or not low <= value <= top:
-            raise Problem(f"`datasets.glyphs.{key}` is {value!r}, not a whole number from {low} to {top}")
-    return {key: row[0] for key, row in OPTIONS.items()} | options
 
 
 # -- drawing; lengths are in shorter sides of the image, the origin is its middle

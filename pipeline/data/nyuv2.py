@@ -10,11 +10,10 @@ Their "val" is the official test split and is called "test" here; there is no va
 
 import math
 import os
-import re
 
 import numpy as np
 
-from pipeline.data import nyuv2_mat
+from pipeline.data import files, nyuv2_mat
 from pipeline.problem import Problem
 
 CLASSES = ("bed", "books", "ceiling", "chair", "floor", "furniture", "objects",
@@ -29,9 +28,7 @@ KINDS = {
     "depth": (((1,), ()), (np.floating,)),
     "normal": (((3,),), (np.floating,)),
 }
-FARTHEST_M = 100          # the sensor sees about 10 m; float millimetres begin above this
-SLACK = 1e-3             # float16 and earlier resampling may overshoot the ends of a range by this much
-ASPECT_TOLERANCE = 1.02  # room for rounding to whole pixels; beyond it objects are squeezed, normals wrong
+FARTHEST_M = 100  # the sensor sees about 10 m; float millimetres begin above this
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
@@ -72,18 +69,11 @@ def read(split: str, name: str, size: tuple, options: dict) -> dict:
     """
     size, mat = tuple(size), options["source"] == "mat"
     stored = nyuv2_mat.size(options) if mat else _stored_size(split, name, options)
-    aspects = size[1] * stored[0], size[0] * stored[1]
-    if max(aspects) > ASPECT_TOLERANCE * min(aspects):
-        place = f"the window `crop: {options['crop']}`" if mat else _path(split, "image", name, options)
-        raise Problem(f"{place} is {stored[0]} x {stored[1]} (height x width) "
-                      f"but protocols.<name>.data asks for {size[0]} x {size[1]}: choose a `height` and "
-                      f"`width` whose ratio is the stored one within {ASPECT_TOLERANCE - 1:.0%}")
+    place = f"the window `crop: {options['crop']}`" if mat else _path(split, "image", name, options)
+    files.check_ratio(place, stored, size)
     sample = (nyuv2_mat.read(split, name, options) if mat else
               {kind: _values(kind, _path(split, kind, name, options)) for kind in KINDS})
-    if size != stored:
-        sample = {kind: _average(array, size) if kind == "image" else _nearest(array, size)
-                  for kind, array in sample.items()}
-    return sample
+    return {kind: files.resized(kind, array, size) for kind, array in sample.items()}
 
 
 def _folder(split, options):
@@ -101,40 +91,12 @@ def _count(split, options):
         raise Problem(f"datasets.nyuv2.root is {root!r}, which is not a folder: set it to MTAN's unpacked "
                       "NYUv2, which holds train/ and val/, or to the original .mat files with `source: mat`, or set "
                       "`data: scenes`, which needs no files")
-    totals = {}
-    for kind in KINDS:
-        folder = os.path.join(_folder(split, options), kind)
-        try:
-            matches = [re.fullmatch(r"(0|[1-9][0-9]*)\.npy", entry) for entry in os.listdir(folder)]
-        except OSError as error:
-            raise Problem(f"the folder {folder} cannot be listed ({error.strerror}): datasets.nyuv2.root "
-                          f"must hold {{train,val}}/{{{','.join(KINDS)}}}, as in MTAN's NYUv2") from None
-        numbers = {int(match[1]) for match in matches if match}
-        if not numbers:
-            raise Problem(f"the folder {folder} holds no files 0.npy, 1.npy, ... (without zero padding): "
-                          "unpack MTAN's NYUv2 there again")
-        if max(numbers) >= len(numbers):
-            missing = min(set(range(len(numbers))) - numbers)
-            raise Problem(f"{folder}/{missing}.npy is missing although the numbers go up to {max(numbers)}: "
-                          "copy it again, or renumber the files of all four kinds from 0 without a hole")
-        totals[kind] = len(numbers)
-    if len(set(totals.values())) > 1:
-        found = ", ".join(f"{kind} {total}" for kind, total in totals.items())
-        raise Problem(f"the folders in {_folder(split, options)} hold unequal numbers of files ({found}): "
-                      "copy the missing ones again, every image needs all four kinds")
-    return totals["image"]
+    return files.numbered(_folder(split, options), KINDS)
 
 
 def _stored_size(split, name, options):
     """(H, W) that the headers of one image's four files agree on."""
-    paths = {kind: _path(split, kind, name, options) for kind in KINDS}
-    sizes = {kind: _header(kind, path) for kind, path in paths.items()}
-    height, width = sizes["image"]
-    for kind, size in sizes.items():
-        if size != (height, width):
-            raise Problem(f"{paths[kind]} is {size[0]} x {size[1]} but {paths['image']} is {height} x "
-                          f"{width}: replace the wrong file, the four kinds of one image share one size")
-    return height, width
+    return files.one_size({(path := _path(split, kind, name, options)): _header(kind, path) for kind in KINDS})
 
 
 def _header(kind, path):
@@ -165,48 +127,11 @@ def _header(kind, path):
 
 def _values(kind, path):
     """One array, its values checked, in the dtype of the sample and C order."""
-    stored = np.load(path, allow_pickle=False)
-    if kind == "label":
-        array = np.asarray(stored, np.float64, order="C")  # keeps fractions and huge integers visible
-        good = (array >= -1) & (array < len(CLASSES)) & (array == np.rint(array))
-        _refuse(path, array, ~good, f"labels are 0..{len(CLASSES) - 1}, or -1 for void: map yours to these")
-        return array.astype(np.int8)
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf, refused below
-        array = np.asarray(stored, np.float32, order="C")
-    if kind == "image" and stored.dtype == np.uint8:
-        return array / np.float32(255)
-    if kind == "image":
-        _refuse(path, array, ~((array >= -SLACK) & (array <= 1 + SLACK)),
-                "float images are in [0, 1]: divide by 255, or save them as uint8 in 0..255")
-        return array.clip(0, 1)
+    array = files.load(kind, path, len(CLASSES))
     if kind == "depth":
-        array = array.reshape(array.shape[:2])
-        _refuse(path, array, ~((array >= 0) & (array < FARTHEST_M)),
-                f"depth is in metres, 0..{FARTHEST_M}: divide millimetres by 1000, mark invalid pixels with 0")
-        return array
-    _refuse(path, array, ~(np.abs(array) <= 1 + SLACK),
-            "normals have components in [-1, 1]: save unit vectors, and (0, 0, 0) where invalid")
+        files.refuse(path, array, ~((array >= 0) & (array < FARTHEST_M)),
+                     f"depth is in metres, 0..{FARTHEST_M}: divide millimetres by 1000, mark invalid pixels with 0")
+    if kind == "normal":
+        files.refuse(path, array, ~(np.abs(array) <= 1 + files.SLACK),
+                     "normals have components in [-1, 1]: save unit vectors, and (0, 0, 0) where invalid")
     return array
-
-
-def _refuse(path, array, bad, rule):
-    if bad.any():
-        where = tuple(int(i) for i in np.unravel_index(bad.argmax(), bad.shape))
-        raise Problem(f"{path} holds {array[where]:.9g} at {where}, but {rule}")
-
-
-# Both resizers centre output pixel i at (i + 1/2) * stored / size, in stored pixels from the border.
-def _average(array, size):
-    """(h, w, 3) -> (H, W, 3), bilinear; the triangle widens when shrinking, so every stored pixel counts."""
-    import torch  # late, because `check` and `ids` do without
-
-    planes = torch.from_numpy(array).permute(2, 0, 1)[None]
-    planes = torch.nn.functional.interpolate(planes, size, mode="bilinear", antialias=True)
-    return planes[0].permute(1, 2, 0).clamp(0, 1).contiguous().numpy()
-
-
-def _nearest(array, size):
-    """(h, w, ...) -> (H, W, ...): the stored pixel under each centre, in integers; ties go right and down."""
-    rows = (2 * np.arange(size[0]) + 1) * array.shape[0] // (2 * size[0])
-    columns = (2 * np.arange(size[1]) + 1) * array.shape[1] // (2 * size[1])
-    return array[rows[:, None], columns]

@@ -21,7 +21,7 @@ import zlib
 import numpy as np
 import PIL.Image
 
-from pipeline.data import pair
+from pipeline.data import files, pair
 from pipeline.problem import Problem
 
 KINDS = pair.KINDS
@@ -103,7 +103,8 @@ def read(split, name, size, options):
     else:
         stored = 1 - _grey(_drawing(name, options))
         label = _places(options["omniglot_root"])[rest.rsplit("/", 1)[0]]
-    return pair.sample(_resized(stored, tuple(size)), task, label)
+    image = files.resized("image", np.ascontiguousarray(np.atleast_3d(stored)), tuple(size))
+    return pair.sample(np.array(np.broadcast_to(image, (*size, 3)), order="C"), task, label)
 
 
 def _checked(options):
@@ -284,13 +285,3 @@ def _grey(path):
         raise Problem(f"{path} is {1 - grey.mean():.0%} black, but drawings are black ink on white: unpack Omniglot "
                       "there again, not inverted")
     return grey
-
-
-def _resized(stored, size):
-    """(h, w) or (h, w, 3) -> (H, W, 3) float32: bilinear; the triangle widens when shrinking, so every pixel counts."""
-    import torch  # late, because `check` and `ids` do without
-
-    planes = torch.from_numpy(np.ascontiguousarray(np.atleast_3d(stored))).permute(2, 0, 1)[None]
-    if planes.shape[2:] != size:
-        planes = torch.nn.functional.interpolate(planes, size, mode="bilinear", antialias=True).clamp(0, 1)
-    return planes[0].permute(1, 2, 0).expand(*size, 3).contiguous().numpy()

@@ -1,4 +1,4 @@
-"""Networks: one family per file, chosen by the file's name.
+"""Networks: one family per file, chosen by the file's name; `network` is what they share, `adaptor` no family.
 
 Every family has a class `Model(tasks, width, **options)`, `tasks` an ordered mapping task -> head channels:
 

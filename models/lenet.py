@@ -15,16 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.segnet import scaled
+from models.network import Network, initialise, scaled
 
 CHANNELS, FEATURES = (32, 64), 512      # at width 1
 KERNEL, GRID = 5, 5
-SMALLEST = 28                           # such a side leaves the convolutions with 4 positions
-
-
-def check(x):
-    if x.dim() != 4 or x.shape[1] != 3 or min(x.shape[2:]) < SMALLEST:
-        raise ValueError(f"Input should be (B, 3, H, W) with H and W at least {SMALLEST}. Found {tuple(x.shape)}.")
 
 
 def fifths(n, device):
@@ -37,36 +31,28 @@ def fifths(n, device):
     return (torch.minimum(ends[1:], at + 1) - torch.maximum(ends[:-1], at)).clamp_min(0) * (GRID / n)
 
 
-class Model(nn.Module):
+class Model(Network):
     """Shared trunk and one linear head per task; `models/__init__.py` states what each method returns."""
 
+    smallest = 28       # such a side leaves the convolutions with 4 positions
+
     def __init__(self, tasks, width=1.0):
-        super().__init__()
+        super().__init__(width)
         if not tasks or not all(type(classes) is int and classes > 1 for classes in tasks.values()):
             raise ValueError(f"Tasks should be one or more, each with 2 classes or more. Found {dict(tasks)}.")
-        if not width > 0:
-            raise ValueError(f"Parameter `width` should be positive. Found `width = {width}`.")
         first, second, features = (scaled(c, width) for c in (*CHANNELS, FEATURES))
         self.convolutions = nn.ModuleList([nn.Conv2d(3, first, KERNEL), nn.Conv2d(first, second, KERNEL)])
         self.connected = nn.Linear(second * GRID**2, features)
         self.heads = nn.ModuleDict({task: nn.Linear(features, classes) for task, classes in tasks.items()})
-        for layer in (*self.convolutions, self.connected, *self.heads.values()):
-            nn.init.xavier_normal_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        initialise(self)
 
-    def forward(self, x):
-        """x (B, 3, H, W) -> predictions task -> (B, classes), features as `features` gives them."""
-        features = self.features(x)
-        return self.predict(features), features
-
-    def predict(self, features):
-        """What `features` gives -> task -> log-probabilities (B, classes), in float32 or better."""
-        raw = {task: head(features[task]["last"]) for task, head in self.heads.items()}
-        return {task: F.log_softmax(x.to(torch.promote_types(x.dtype, torch.float32)), 1) for task, x in raw.items()}
+    def activate(self, task, x):
+        """Scores (B, classes) -> log-probabilities."""
+        return F.log_softmax(x, 1)
 
     def features(self, x):
         """x (B, 3, H, W) -> task -> {"last": (B, C_last)}, the same tensor for every task."""
-        check(x)
+        self.check(x)
         for convolution in self.convolutions:
             x = F.max_pool2d(F.relu(convolution(x)), 2)
         h, w = x.shape[2:]
@@ -77,15 +63,6 @@ class Model(nn.Module):
 
     def shared_parameters(self):
         return [*self.convolutions.parameters(), *self.connected.parameters()]
-
-    def head_parameters(self, task):
-        return list(self.heads[task].parameters())
-
-    def attention_parameters(self, task):
-        return []
-
-    def task_parameters(self, task):
-        return [*self.attention_parameters(task), *self.head_parameters(task)]
 
     def last_shared(self):
         """Weight (C_last, C * 25), without bias, of the fully connected layer."""

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from models import segnet
+from models.network import initialise
 
 
 class Gate(nn.Sequential):
@@ -48,11 +49,11 @@ class Model(segnet.Model):
         self.between_down = nn.ModuleList(map(segnet.conv_bn_relu, f, [*f[1:], f[-1]]))
         self.between_up = nn.ModuleList(segnet.conv_bn_relu(*pair) for pair in self.up)
         for added in (self.branches, self.between_down, self.between_up):
-            segnet.initialise(added)
+            initialise(added)
 
     def features(self, x):
         """x (B, 3, H, W) -> task -> {"mid": (B, C_mid, H/32, W/32), "last": (B, C_last, H, W)}, its own."""
-        segnet.check(x)
+        self.check(x)
         indices, state = [], {}  # state: task -> what its branch hands from level to level
         for i, level in enumerate(self.encoder):
             before = level.first(x)

@@ -15,40 +15,20 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from models.network import Network, initialise, scaled
+
 CHANNELS = {  # output channels of the five encoder levels at width 1
     "standard": (64, 128, 256, 512, 512),
     "wide": (64, 128, 256, 512, 1024),
     "deep": (64, 128, 256, 512, 512),  # every convolution is followed by a second one
 }
 CONVOLUTIONS = (2, 2, 3, 3, 3)  # per encoder level; the decoder step that undoes a level has as many
-SMALLEST = 32  # five poolings leave one pixel of such a side
 NORM_FLOOR = 1e-12  # a predicted normal shorter than this has no direction
-
-
-def scaled(channels, width):
-    """Channel count under the width multiplier: a multiple of 8, at least 8, and exact at width 1."""
-    return max(8, round(channels * width / 8) * 8)
 
 
 def conv_bn_relu(c_in, c_out):
     """(B, c_in, H, W) -> (B, c_out, H, W), non-negative: 3x3 convolution with bias, batch norm, ReLU."""
     return nn.Sequential(nn.Conv2d(c_in, c_out, 3, padding=1), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True))
-
-
-def initialise(module):
-    """Xavier-normal weights, zero biases (KD4MTL released code); torch starts batch norm at 1 and 0."""
-    for part in module.modules():
-        if isinstance(part, nn.Conv2d):
-            nn.init.xavier_normal_(part.weight)
-            nn.init.zeros_(part.bias)
-
-
-def check(x):
-    """Refuse what five poolings cannot halve, and what is no colour image."""
-    if x.dim() != 4 or x.shape[1] != 3 or min(x.shape[2:]) < SMALLEST:
-        raise ValueError(
-            f"Input should be (B, 3, H, W) with H and W at least {SMALLEST}. Found {tuple(x.shape)}."
-        )
 
 
 def unpool(x, indices, size, compare=None):
@@ -115,18 +95,18 @@ class Block(nn.Module):
         return self.rest(self.first(x))
 
 
-class Model(nn.Module):
+class Model(Network):
     """Trunk shared by all tasks and one head per task; `models/__init__.py` states what each method returns.
 
     `type` is "standard", "wide" (1024 channels at the bottleneck) or "deep" (twice the convolutions).
     """
 
+    smallest = 32  # five poolings leave one pixel of such a side
+
     def __init__(self, tasks, width=1.0, type="standard"):
-        super().__init__()
+        super().__init__(width)
         if not tasks or not set(tasks) <= set(ACTIVATIONS):
             raise ValueError(f"Tasks should be one or more of {', '.join(ACTIVATIONS)}. Found {list(tasks)}.")
-        if not width > 0:
-            raise ValueError(f"Parameter `width` should be positive. Found `width = {width}`.")
         if type not in CHANNELS:
             raise ValueError(f"SegNet type should be one of {', '.join(CHANNELS)}. Found `type = {type}`.")
         repeat = 2 if type == "deep" else 1
@@ -146,21 +126,12 @@ class Model(nn.Module):
         )
         initialise(self)
 
-    def forward(self, x):
-        """x (B, 3, H, W) -> predictions task -> (B, C_t, H, W), features as `features` gives them."""
-        features = self.features(x)
-        return self.predict(features), features
-
-    def predict(self, features):
-        """What `features` gives -> predictions task -> (B, C_t, H, W)."""
-        raw = {t: head(features[t]["last"]) for t, head in self.heads.items()}
-        # under autocast heads give bfloat16, whose unit vectors are off by half a degree
-        wide = {t: x.to(torch.promote_types(x.dtype, torch.float32)) for t, x in raw.items()}
-        return {t: ACTIVATIONS[t](x) for t, x in wide.items()}
+    def activate(self, task, x):
+        return ACTIVATIONS[task](x)
 
     def features(self, x):
         """x (B, 3, H, W) -> task -> {"mid": (B, C_mid, H/32, W/32), "last": (B, C_last, H, W)}, shared."""
-        check(x)
+        self.check(x)
         indices = []
         for level in self.encoder:
             x = level(x)
@@ -174,15 +145,6 @@ class Model(nn.Module):
 
     def shared_parameters(self):
         return [*self.encoder.parameters(), *self.decoder.parameters()]
-
-    def head_parameters(self, task):
-        return list(self.heads[task].parameters())
-
-    def attention_parameters(self, task):
-        return []
-
-    def task_parameters(self, task):
-        return [*self.attention_parameters(task), *self.head_parameters(task)]
 
     def last_shared(self):
         """Weight (C_last, C_last, 3, 3), without bias, of the last decoder convolution."""

@@ -22,7 +22,8 @@ import numpy as np
 import torch
 
 from kernels.packing import pack
-from models.segnet import CHANNELS, scaled
+from models.network import scaled
+from models.segnet import CHANNELS
 from pipeline import checkpoint, sources, store
 from pipeline.problem import Problem, run
 from pipeline.progress import Line

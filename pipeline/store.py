@@ -49,8 +49,8 @@ def identity(run, task):
     facts = {"weights": weights, "features": run["features"], "taps": models.TAPS, "preprocessing": "image / 255",
              "data": data.fingerprint(data.load_manifest()), "batch_norm": "running",
              "code": {file: checkpoint.digest(checkpoint.PROJECT / file) for file in (
-                 "pipeline/store.py", "pipeline/teachers.py", "models/segnet.py", f"models/{run['model']}.py",
-                 "kernels/packing.py")}}
+                 "pipeline/store.py", "pipeline/teachers.py", "models/network.py", "models/segnet.py",
+                 f"models/{run['model']}.py", "kernels/packing.py")}}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -183,7 +183,7 @@ MATS = {  # id: variables or bytes, the sentence behind the path
     "label-11": (digits() | {"y": np.arange(13)[:, None]}, "holds the label 11 at 11, but labels are 0..10"),
     "label-half": (digits() | {"y": np.full((13, 1), 1.5)}, "holds the label 1.5 at 0, but labels are 0..10"),
     "label-negative": (digits() | {"y": np.full((13, 1), -1)}, "holds the label -1 at 0"),
-    "matlab-7.3": (hdf5(), "begins with b'MATLAB 7.3 MAT-file', not as a little-endian MATLAB 5.0 file does"),
+    "matlab-7.3": (hdf5(), "begins with b'MATLAB 7.3 MAT-file', not as a MATLAB 5.0 file does"),
     "text": (b"<html>quota exceeded</html>", "begins with b'<html>quota exceede', not as"),
     "no-bytes": (b"", "begins with b'', not as"),
 }
@@ -205,12 +205,20 @@ def test_a_mat_cut_anywhere_or_damaged_is_refused(root, compressed):
     io.savemat(path, digits(), do_compression=compressed)
     whole = path.read_bytes()
     assert len(whole) > 30_000
-    for length in (0, 127, 128, 131, 140, 1000, len(whole) // 2, len(whole) - 9, len(whole) - 1):
+    for length in (0, 127, 128, 131, 140, 1000, len(whole) // 2, len(whole) - 9, len(whole) - 4):  # less: padding
         path.write_bytes(whole[:length])
         with pytest.raises(Problem, match=re.escape(str(path))):
             svhn_omniglot.check(options(root), {"train": ALL})
     path.write_bytes(whole[:130] + b"\x77" * 40 + whole[170:])
     refuses(root, f"ROOT/train_32x32.mat is damaged or cut short ({len(whole)} bytes): download it again")
+
+
+def test_a_missing_scipy_is_a_sentence(root, monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "scipy"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    refuses(root, "`datasets.svhn_omniglot.digits: svhn` needs scipy, which is not installed: run `.venv/bin/pip "
+                  "install -e '.[mat]'`, or set `digits: mnist`")
+    svhn_omniglot.check(options(root, digits="mnist"), {"train": ALL})
 
 
 @pytest.mark.parametrize("part, change, sentence", [

@@ -4,6 +4,7 @@ MTAN's arrays lie in FOLDER/{image,label,depth,...}/{i}.npy, i = 0 .. N-1, not z
 arXiv:1803.10704).
 """
 
+import importlib
 import os
 import re
 
@@ -13,6 +14,15 @@ from pipeline.problem import Problem
 
 SLACK = 1e-3             # float16 and earlier resampling may overshoot the ends of a range by this much
 ASPECT_TOLERANCE = 1.02  # room for rounding to whole pixels; beyond it objects are squeezed, normals wrong
+
+
+def package(name, setting, instead):
+    """A package of the extra `mat`, which only the option `datasets.SETTING` needs; `instead` does without."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise Problem(f"`datasets.{setting}` needs {name.partition('.')[0]}, which is not installed: run "
+                      f"`.venv/bin/pip install -e '.[mat]'`, or set `{instead}`") from None
 
 
 def listed(folder):

@@ -6,15 +6,15 @@
     ROOT/classMapping40.mat         MATLAB v5: mapClass, the 40-class id of classes 1..894
 
 Frames, split, window and camera: Silberman et al. 2012 with their toolbox; 40 classes: Gupta et al. 2013; 13 classes:
-Couprie et al. 2013. h5py and scipy are the extra `mat`, imported only here. `nyuv2` resizes what this file reads.
+Couprie et al. 2013. h5py and scipy are the extra `mat`, imported when needed. `nyuv2` resizes what this file reads.
 """
 
 import contextlib
-import importlib
 import os
 
 import numpy as np
 
+from pipeline.data.files import package
 from pipeline.problem import Problem
 
 FRAMES, HEIGHT, WIDTH, IDS = 1449, 480, 640, 894
@@ -37,6 +37,7 @@ CENTRE_PX = 252.73617, 324.58245     # from 0; the toolbox counts from 1
 
 # The plane fit: a window of 13 x 13 pixels, every other one, those within 5 % of the middle's depth, 16 of 49 at least.
 REACH, STEP, SAME, ENOUGH = 6, 2, 0.05, 16
+NEEDED = "nyuv2.source: mat", "source: mtan"       # what needs the extra packages, what does without
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
 
@@ -46,7 +47,7 @@ def check(options: dict) -> None:
     The frames' values stay unread; `read` refuses labels above 894 and depths that are no depths.
     """
     with _labeled(options) as (path, file):
-        h5py = _package("h5py")
+        h5py = package("h5py", *NEEDED)
         for variable, (channels, kind) in {"images": ((3,), np.uint8), "labels": ((), np.integer),
                                            DEPTHS[options["depth"]]: ((), np.floating)}.items():
             stored, expected = file.get(variable), (FRAMES, *channels, WIDTH, HEIGHT)
@@ -134,14 +135,6 @@ def _again(file):
     return f"take the original again, {ORIGINS[file]}"
 
 
-def _package(name):
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise Problem(f"`datasets.nyuv2.source: mat` needs {name.partition('.')[0]}, which is not installed: run "
-                      "`.venv/bin/pip install -e '.[mat]'`, or set `source: mtan`") from None
-
-
 def _open(file, expected, options):
     """The path of a file of the MATLAB version `expected`, by its first bytes."""
     path = path_of(file, options)
@@ -163,7 +156,7 @@ def _open(file, expected, options):
 @contextlib.contextmanager
 def _labeled(options):
     """(path, h5py.File) of the labeled frames; what HDF5 refuses to read is a Problem."""
-    h5py, path = _package("h5py"), _open(LABELED, "v7.3", options)
+    h5py, path = package("h5py", *NEEDED), _open(LABELED, "v7.3", options)
     try:
         with h5py.File(path) as file:
             yield path, file
@@ -173,7 +166,7 @@ def _labeled(options):
 
 def _whole(file, variable, length, low, high, options):
     """A vector of `length` whole numbers low..high, int64, from a v5 file."""
-    scipy, path = _package("scipy.io"), _open(file, "v5", options)
+    scipy, path = package("scipy.io", *NEEDED), _open(file, "v5", options)
     try:
         array = scipy.loadmat(path, variable_names=[variable]).get(variable)
         known = ", ".join(sorted(name for name, *_ in scipy.whosmat(path)))

@@ -1,6 +1,7 @@
 """SVHN (or MNIST) and Omniglot as people have them on disk, split as in the Visual Decathlon.
 
-    svhn_root/train_32x32.mat                                          73,257 digits, a MATLAB 5 file
+    svhn_root/train_32x32.mat                                          73,257 digits, a MATLAB 5 file, read by
+                                                                       scipy, of the extra `mat`
     mnist_root/MNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte  60,000 and 10,000, as torchvision unpacks them
     omniglot_root[/omniglot-py]/images_{background,evaluation}/ALPHABET/CHARACTER/*.png    1,623 characters x 20
 
@@ -16,7 +17,6 @@ import functools
 import math
 import os
 import struct
-import zlib
 
 import numpy as np
 import PIL.Image
@@ -43,10 +43,6 @@ FETCH = {
     "omniglot": "from torchvision.datasets import Omniglot; "
                 "[Omniglot('{}', background=b, download=True) for b in (True, False)]",
 }
-# MATLAB's storage types of numbers; a compressed element and a matrix
-STORED = {1: "i1", 2: "u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4", 7: "<f4", 9: "<f8", 12: "<i8", 13: "<u8"}
-COMPRESSED, MATRIX = 15, 14
-NUMBERS = range(6, 16)                              # its classes of arrays: double, single, integers
 
 
 def check(options, counts):
@@ -135,62 +131,33 @@ def _digits(split, options):
 
 @functools.lru_cache(2)
 def _svhn(root):
+    scipy = files.package("scipy.io", "svhn_omniglot.digits: svhn", "digits: mnist")
     path, side = os.path.join(os.path.expanduser(root), "train_32x32.mat"), SIDES["svhn"]
     try:
         with open(path, "rb") as file:
-            content = memoryview(file.read())
+            head = file.read(19)
     except FileNotFoundError:
         raise _missing(path, "svhn", root) from None
-    if content[:10] != b"MATLAB 5.0" or content[124:128] != b"\0\1IM":
-        raise Problem(f"{path} begins with {bytes(content[:19])!r}, not as a little-endian MATLAB 5.0 file does: "
-                      "download it again, or save it by MATLAB's `save -v7`")
+    if not head.startswith(b"MATLAB 5.0"):
+        raise Problem(f"{path} begins with {head!r}, not as a MATLAB 5.0 file does: download it again, or save it by "
+                      "MATLAB's `save -v7`")
     try:
-        found = dict(_variables(content[128:]))
-    except (struct.error, zlib.error, ValueError, KeyError, IndexError):
-        raise Problem(f"{path} is damaged or cut short ({len(content)} bytes): download it again") from None
+        stored = scipy.loadmat(path)
+    except Exception:       # scipy meets damaged files with OSError, ValueError, TypeError, zlib.error and more
+        raise Problem(f"{path} is damaged or cut short ({os.path.getsize(path)} bytes): download it again") from None
+    found = {name: array for name, array in stored.items()
+             if isinstance(array, np.ndarray) and array.dtype.kind in "iuf"}
     if not {"X", "y"} <= set(found):
         raise Problem(f"{path} holds the variables {sorted(found)}, expected X and y: download it again")
-    (shape, images), (_, labels), number = found["X"], found["y"], sum(DIGITS["svhn"].values())
-    if shape[:3] != (side, side, 3) or len(shape) != 4 or images.dtype != np.uint8:
-        raise Problem(f"{path} holds X as {images.dtype} {shape}, expected uint8 ({side}, {side}, 3, N): download it "
-                      "again")
-    if (shape[3], labels.size) != (number, number):
-        raise Problem(f"{path} holds {shape[3]} images and {labels.size} labels, expected {number} of both: "
+    images, labels, number = found["X"], found["y"].ravel(), sum(DIGITS["svhn"].values())
+    if images.shape[:3] != (side, side, 3) or images.ndim != 4 or images.dtype != np.uint8:
+        raise Problem(f"{path} holds X as {images.dtype} {images.shape}, expected uint8 ({side}, {side}, 3, N): "
+                      "download it again")
+    if (images.shape[3], labels.size) != (number, number):
+        raise Problem(f"{path} holds {images.shape[3]} images and {labels.size} labels, expected {number} of both: "
                       "put train_32x32.mat there, not the test or extra file")
     _refuse(path, labels, 10)
-    return images.reshape(-1, 3, side, side).transpose(0, 3, 2, 1), labels.astype(int) % 10     # 10 stands for 0
-
-
-def _variables(content):
-    """(name, (shape, flat array in column order)) of each array of numbers in a MATLAB 5 file behind its header."""
-    for kind, element in _elements(content):
-        if kind == COMPRESSED:
-            yield from _variables(memoryview(zlib.decompress(element)))
-        elif kind == MATRIX:
-            (_, flags), (_, shape), (_, name), *parts = _elements(element)
-            if flags[0] not in NUMBERS:
-                continue
-            stored, numbers = parts[0]
-            shape = tuple(np.frombuffer(shape, "<i4").tolist())
-            array = np.frombuffer(numbers, STORED[stored])
-            if array.size != math.prod(shape):
-                raise ValueError(shape)
-            yield bytes(name).decode("latin1"), (shape, array)
-
-
-def _elements(content):
-    """(type, bytes) of the elements that lie one after the other; a short one holds its bytes in its tag."""
-    at = 0
-    while at < len(content):
-        kind, length = struct.unpack_from("<II", content, at)
-        start = at + 8
-        if kind >> 16:
-            kind, length, start, at = kind & 0xffff, kind >> 16, at + 4, at + 8
-        else:
-            at = start + length + (-length % 8 if kind != COMPRESSED else 0)
-        if start + length > len(content):
-            raise ValueError(length)
-        yield kind, content[start:start + length]
+    return images.transpose(3, 0, 1, 2), labels.astype(int) % 10     # 10 stands for 0
 
 
 @functools.lru_cache(2)

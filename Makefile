@@ -9,11 +9,11 @@ export PYTHONUNBUFFERED := 1
 # `make -j4 table2` (or JOBS=4 make table2, where make is older than 4.2) runs four stages at a time
 JOBS ?= $(or $(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS))),1)
 REPRO = $(if $(filter-out 1,$(JOBS)),python -m pipeline.parallel $(JOBS),dvc repro)
-.PHONY: help setup params table2 table-balancers toy prepare teacher features baseline wide student evaluate figures table \
-        smoke montage dag plan bench bench-step bench-store kernels test test-slow lint clean
+.PHONY: help setup params table1 table2 table3 table4 table-balancers toy search-lambda quirks \
+        prepare teacher features baseline wide student ablation evaluate figures smoke montage dag plan bench bench-step bench-store kernels test test-slow lint clean
 
 help:  ## list the words
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## the environment: .venv with the packages of pyproject.toml
 $(READY): pyproject.toml
@@ -26,45 +26,64 @@ $(READY): pyproject.toml
 params: $(READY)  ## check params.yaml as a whole and say what is in force
 	@python -m pipeline.params
 
-table2: table  ## KD4MTL's Table 2: run what is stale, print it
+table1: params  ## KD4MTL's Table 1, two domains through one LeNet: run what is stale, print it
+	$(REPRO) table1
+	@cat out/tables/table1.md
+table2: params  ## KD4MTL's Table 2, rooms (NYUv2)
+	$(REPRO) table2
 	@cat out/tables/table2.md
-
-table-balancers: params  ## every balancer on one network: run what is stale, print it
+table3: params  ## KD4MTL's Table 3, streets (Cityscapes)
+	$(REPRO) table3
+	@cat out/tables/table3.md
+table4: params  ## KD4MTL's Table 4, which taps and adaptors
+	$(REPRO) table4
+	@cat out/tables/table4.md
+table-balancers: params  ## every balancer on one network
 	$(REPRO) table-balancers
 	@cat out/tables/balancers.md
-
 toy: $(READY)  ## Aligned-MTL's two-task problem: out/toy/toy.png, and the gaps to the optimum
 	$(REPRO) toy
 	@cat out/toy/toy.md
 
-prepare: params  ## stage: images and targets as compact arrays
-	$(REPRO) prepare
-teacher: params  ## stage: a single-task network a task
-	$(REPRO) teacher
-features: params  ## stage: the frozen teachers' activations
-	$(REPRO) features
-baseline: params  ## stage: multi-task networks on the labels alone
-	$(REPRO) baseline
-wide: params  ## stage: further balancers, for the wide table
-	$(REPRO) wide
-student: params  ## stage: multi-task networks that follow the teachers
-	$(REPRO) student
-evaluate: params  ## stage: metrics under both protocols and every selection rule
-	$(REPRO) evaluate-teacher evaluate-baseline evaluate-wide evaluate-student
-figures: params  ## stage: task losses and feature distances over training, in out/figures
-	$(REPRO) figures
-table: params  ## stage: everything Table 2 needs, up to out/tables
-	$(REPRO) table
+search-lambda: params  ## lambda by trials on images held out, then trained on all: `search` in params.yaml
+	$(REPRO) search-lambda
+	@cat out/tables/search.md
+quirks: params  ## what each behaviour of the released code is worth, three seeds
+	$(REPRO) quirks
+	@cat out/tables/quirks.md
 
-smoke: $(READY)  ## the whole pipeline at its smallest, in a copy under .work
+# the stages of a verb, in the suites that have it
+SUITES := rooms streets domains
+prepare: params  ## stage: images and targets as compact arrays
+	$(REPRO) $(SUITES:%=prepare-%)
+teacher: params  ## stage: a single-task network a task
+	$(REPRO) $(SUITES:%=teacher-%)
+features: params  ## stage: the frozen teachers' activations
+	$(REPRO) $(SUITES:%=features-%)
+baseline: params  ## stage: multi-task networks on the labels alone
+	$(REPRO) $(SUITES:%=baseline-%)
+wide: params  ## stage: further balancers, for the wide table
+	$(REPRO) wide-rooms
+student: params  ## stage: multi-task networks that follow the teachers
+	$(REPRO) $(SUITES:%=student-%)
+ablation: params  ## stage: students with other taps and adaptors, for Table 4
+	$(REPRO) ablation-rooms
+evaluate: params  ## stage: metrics under both protocols and every selection rule
+	$(REPRO) $(foreach group,teacher baseline student,$(SUITES:%=evaluate-$(group)-%)) \
+	    evaluate-wide-rooms evaluate-ablation-rooms
+figures: params  ## stage: task losses and feature distances over training, in out/figures
+	$(REPRO) $(SUITES:%=figures-%)
+
+smoke: $(READY)  ## Tables 1 to 4 at their smallest, in a copy under .work
 	@rm -rf $(SMALL) && mkdir -p $(SMALL)/.dvc
 	@cp -r dvc.yaml params.yaml .dvcignore pipeline models kernels $(SMALL) && cp .dvc/config $(SMALL)/.dvc
-	@sed -i.bak -e 's/^protocol: .*/protocol: smoke/' -e 's/^baselines: .*/baselines: [gs]/' $(SMALL)/params.yaml
-	@cd $(SMALL) && dvc config --local core.no_scm true && python -m pipeline.params && dvc repro table && \
-	    cat out/tables/table2.md
+	@sed -i.bak -e 's/^protocol: .*/protocol: smoke/' -e 's/^    baselines: \[u.*/    baselines: [uniform]/' \
+	    -e 's/models: \[segnet, mtan\]/models: [segnet]/' $(SMALL)/params.yaml
+	@cd $(SMALL) && dvc config --local core.no_scm true && python -m pipeline.params && dvc repro table1 table2 table3 table4 && \
+	    cat out/tables/table?.md
 
-montage: prepare  ## out/montage.png: the prepared images and targets, to be looked at
-	@python -m pipeline.prepare montage
+montage: prepare  ## out/<suite>/montage.png: the prepared images and targets, to be looked at
+	@for suite in $(SUITES); do python -m pipeline.prepare montage $$suite || exit 2; done
 
 dag: $(READY)  ## draw the stages
 	@dvc dag --collapse-foreach-matrix

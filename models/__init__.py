@@ -17,8 +17,6 @@ Every family has a class `Model(tasks, width, **options)`, `tasks` an ordered ma
 import importlib
 import pkgutil
 
-TAPS = ("mid", "last")
-
 
 def load(name, tasks, width=1.0, **options):
     """The network `models/<name>.py` for these tasks; weights are drawn from torch's default generator."""

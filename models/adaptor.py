@@ -25,9 +25,12 @@ class Adaptor(nn.Module):
     linear       x -> W x
     nonlinear    x -> W relu(V x), V (2C, C): the paper names no width; 2C is that of the authors' follow-up
     none         x -> x
+
+    `init` is "xavier" (normal; the released SegNet script) or "torch" (U(+-1/sqrt(C)), torch's default, which the
+    released MTAN script keeps).
     """
 
-    def __init__(self, kind, student_channels, teacher_channels):
+    def __init__(self, kind, student_channels, teacher_channels, init="xavier"):
         super().__init__()
         if kind not in KINDS:
             raise ValueError(f"Adaptor kind should be one of {', '.join(KINDS)}. Found `kind = {kind}`.")
@@ -40,9 +43,9 @@ class Adaptor(nn.Module):
         self.hidden = self.weight = None
         if kind == "nonlinear":
             width = 2 * student_channels
-            self.hidden = xavier(width, student_channels)
+            self.hidden = drawn(init, width, student_channels)
         if kind != "none":
-            self.weight = xavier(teacher_channels, width)
+            self.weight = drawn(init, teacher_channels, width)
 
     def prepare(self, x):
         """Everything before the last linear map: (B, C, H, W) -> the same, or (B, 2C, H, W) if non-linear."""
@@ -51,12 +54,11 @@ class Adaptor(nn.Module):
     def forward(self, x):
         """x (B, C, H, W) or (B, C) -> (B, D, H, W) or (B, D)."""
         x = self.prepare(x)
-        return x if self.weight is None else mix(x, self.weight)
+        return x if self.weight is None else mix(x, self.weight.to(x.dtype))
 
 
-def xavier(rows, columns):
-    """Xavier-normal matrix (rows, columns).
-
-    NOTE: the released MTAN script omits this and keeps torch's default; the SegNet script has it.
-    """
-    return nn.Parameter(nn.init.xavier_normal_(torch.empty(rows, columns)))
+def drawn(init, rows, columns):
+    """Matrix (rows, columns) with these first weights."""
+    weight = torch.empty(rows, columns)
+    return nn.Parameter(nn.init.xavier_normal_(weight) if init == "xavier" else
+                        nn.init.uniform_(weight, -columns**-0.5, columns**-0.5))

@@ -97,22 +97,25 @@ def asked(words):
 def make_project(models, batch, size, width, where):
     """params.yaml, prepared scenes and the same as float64 files, drawn teachers and their features."""
     tree = yaml.safe_load((checkpoint.PROJECT / "params.yaml").read_text())
-    paper, ours = tree["protocols"]["paper"], tree["methods"]["ours"]
-    tree |= {"data": "scenes", "protocol": "paper", "seeds": [0], "models": models, "baselines": ["uniform"],
-             "students": ["ours"], "wide": {"models": models, "rows": []}, "tasks": ["semantic", "depth", "normal"]}
+    paper, ours = tree["protocols"]["paper"]["rooms"], tree["methods"]["ours"]
+    tree["protocol"] = "paper"
+    tree["suites"]["rooms"] |= {
+        "data": "scenes", "seeds": [0], "models": models, "baselines": ["uniform"], "students": ["ours"],
+        "wide": {}, "ablation": {}, "tasks": ["semantic", "depth", "normal"]}
     paper["data"] = {"height": size[0], "width": size[1], "train": max(2 * batch, 16), "test": 1}
     for model in models:
         paper["train"][model] |= {"batch": batch, "width": width, "precision": "float32"}
     tree["features"] |= {"dtype": "float16", "teacher": "last"}
     ours |= {"balancer": "uniform", "options": {}, "taps": ["mid", "last"], "adaptor": "linear",
-             "teacher_bn": "running"}
+             "teacher_bn": "running", "towards": "own", "loss": "l2", "adaptor_init": "xavier", "switches": {}}
+    ours.pop("augment", None)
     tree["switches"]["normal_mask"] = "depth"          # as released, so that losses can be compared
     params.FILE.write_text(yaml.safe_dump(tree))
-    prepare.main()
-    split = data.Split("train", where)
+    prepare.main("rooms")
+    split = data.Split("rooms", "train", where)
     recipe.write_raw(split)
     for model in models:
-        row = params.load().resolve("student", model, "ours", "0")
+        row = params.load().resolve("rooms", "student", model, "ours", "0")
         for i, task in enumerate(row["tasks"]):
             torch.manual_seed(i + 1)
             teacher = teachers.network(row, [task], split.classes, where).train()
@@ -122,14 +125,14 @@ def make_project(models, batch, size, width, where):
             with torch.no_grad():
                 teacher.features(split.batch(list(range(8)))[0])
             checkpoint.write(teachers.weights_file(row, task), checkpoint.pack({"last": train.copy(teacher)}))
-            features.main(model, task, "0")
+            features.main("rooms", model, task, "0")
 
 
 # -- the variants: `data`, then `compute` up to the gradients, then `step`
 
 def make(name, model, where):
     stage, method = ("baseline", "uniform") if name == UNIFORM else ("student", "ours")
-    row = params.load().resolve(stage, model, method, "0")
+    row = params.load().resolve("rooms", stage, model, method, "0")
     row["train"]["precision"] = "bfloat16" if name == HALF else "float32"
     if name in (PLAIN, COMPILED):
         return recipe.Recipe(row, where, name == COMPILED)
@@ -142,7 +145,7 @@ class Ours:
 
     def __init__(self, row, where, layout):
         self.where, self.layout, self.precision = where, layout, row["train"]["precision"]
-        self.split, self.record, self.sums = data.Split("train", where), Record(row["tasks"]), 0
+        self.split, self.record, self.sums = data.Split("rooms", "train", where), Record(row["tasks"]), 0
         torch.manual_seed(row["seed"])
         self.model = teachers.network(row, row["tasks"], self.split.classes, where).to(memory_format=layout).train()
         self.objective = objectives.load(row["method"]["objective"], row, self.model, self.split, where)

@@ -1,4 +1,4 @@
-"""One training as several processes: `NPROC=4 make student`, by torchrun; more machines by torchrun's own variables
+"""One training as several processes: `NPROC=4 make table2`, by torchrun; more machines by torchrun's own variables
 (PET_NNODES, PET_NODE_RANK, PET_MASTER_ADDR, PET_RDZV_ENDPOINT, PET_MAX_RESTARTS, ...).
 
 A batch is split among the processes. Batch norm, losses, gradients, Gramians and counts are those of the whole batch,

@@ -1,16 +1,18 @@
 """Stage `evaluate`: a finished run -> its metrics under both protocols and every selection rule.
 
-    python -m pipeline.evaluate student segnet ours 0        out/metrics/segnet-ours-s0.json (of `wide`: out/wide/)
+    python -m pipeline.evaluate rooms student segnet ours 0      out/rooms/metrics/student/segnet-ours-s0.json
 
 The selected weights are measured again from the file a user would take away; they must give what the training loop saw.
 
-Rules, all from one training: last epoch; last10, the mean of the last ten (MTAN); train_loss, the epoch with the lowest
-mean training loss (KD4MTL); best_test, the epoch with the best test metrics (optimistic: it has seen the answers).
+Rules, all from one training: last epoch; last10, the mean of the last ten (MTAN); median20, the median of the last
+twenty (KD4MTL's Table 1); train_loss, the epoch with the lowest mean training loss (KD4MTL); best_test, the epoch with
+the best test metrics (optimistic: it has seen the answers).
 """
 
 import json
 import math
 import pathlib
+import statistics
 import subprocess
 import sys
 
@@ -23,16 +25,16 @@ from pipeline.problem import Problem, run
 TOLERANCE = 1e-3      # relative; another device or batch size rounds differently, a wrong file is off by far more
 
 
-def main(stage, model_name, name, seed):
-    row = params.load().resolve(stage, model_name, name, seed)
-    folder, title = params.folder(model_name, name, seed), f"{model_name}-{name}-s{seed}"
-    again = f"{stage}@{model_name}-{name}-{seed}"
-    redo = f"run `dvc checkout --force {folder}/weights.pt`, or `dvc repro --force -s {again}`"
+def main(suite, stage, model_name, name, seed):
+    row = params.load().resolve(suite, stage, model_name, name, seed)
+    folder, title = params.folder(suite, model_name, name, seed), f"{model_name}-{name}-s{seed}"
+    redo = (f"run `dvc checkout --force {folder}/weights.pt`, or `dvc repro --force -s "
+            f"{params.stage_of(row, stage, name)}`")
     where = device.pick()
     curve, cost = read(folder, redo)
     states = checkpoint.read_weights(folder / "weights.pt", redo)
     rules, epochs = selected(curve, row["tasks"])
-    split = data.Split("test", where)
+    split = data.Split(suite, "test", where)
     model = teachers.network(row, row["tasks"], split.classes, where)
     seen = {}                                    # by epoch: often the two rules name the same one
     for rule in ("last", "train_loss"):
@@ -44,25 +46,24 @@ def main(stage, model_name, name, seed):
         rules[rule] = seen[epoch]
     result = {"run": title, "stage": stage, "model": model_name, "name": name, "seed": int(seed), "tasks": row["tasks"],
               "rules": rules, "epochs": epochs, "cost": cost, "commit": commit(), "device": device.describe(where)}
-    place = "out/wide" if stage == "wide" else "out/metrics"        # so that Table 2 does not wait for the wide rows
-    checkpoint.write(f"{place}/{title}.json", (json.dumps(result, indent=1) + "\n").encode())
+    checkpoint.write(f"out/{suite}/metrics/{stage}/{title}.json", (json.dumps(result, indent=1) + "\n").encode())
     shown = "  ".join(f"{METRICS[name].title} {value:.4g}" for name, value in rules["train_loss"]["official"].items())
     print(f"{title}: epoch {epochs['train_loss']} of {len(curve)}  {shown}")
 
 
 def selected(curve, tasks):
-    """Metrics and 1-based epochs by rule; `last10` has the mean of the last ten rows or of all if they are fewer."""
+    """Metrics and 1-based epochs by rule; `last10` and `median20` are of all rows if there are fewer."""
     rows = [{protocol: {name: line[f"{protocol}.{name}"] for name in METRICS if f"{protocol}.{name}" in line}
              for protocol in ("official", "dataset")} for line in curve]
     losses = [train_loss(line, tasks) for line in curve]
     gains = [delta_m(row["official"], rows[-1]["official"]) for row in rows]
     gains = [-math.inf if math.isnan(gain) else gain for gain in gains]      # a metric of 0 has no relative gain
     picked = {"last": len(rows) - 1, "train_loss": losses.index(min(losses)), "best_test": gains.index(max(gains))}
-    tail = rows[-10:]
-    mean = {protocol: {name: sum(row[protocol][name] for row in tail) / len(tail) for name in values}
-            for protocol, values in rows[-1].items()}
-    return ({**{rule: rows[at] for rule, at in picked.items()}, "last10": mean},
-            {**{rule: at + 1 for rule, at in picked.items()}, "last10": len(rows)})
+    tails = {"last10": (statistics.fmean, rows[-10:]), "median20": (statistics.median, rows[-20:])}
+    met = {rule: {protocol: {name: of([row[protocol][name] for row in tail]) for name in values}
+                  for protocol, values in rows[-1].items()} for rule, (of, tail) in tails.items()}
+    return ({**{rule: rows[at] for rule, at in picked.items()}, **met},
+            {**{rule: at + 1 for rule, at in picked.items()}, **dict.fromkeys(met, len(rows))})
 
 
 def compare(title, rule, again, seen, redo):

@@ -1,8 +1,8 @@
 """Stage `features`: run one frozen teacher over the training images once and keep what students distil.
 
-    python -m pipeline.features segnet semantic 0
+    python -m pipeline.features rooms segnet semantic 0
 
-Writes the tracked manifest out/features/segnet-s0/semantic.json; the bulk lies in .work/features/<identity>/.
+Writes the tracked manifest out/rooms/features/segnet-s0/semantic.json; the bulk lies in .work/features/<identity>/.
 """
 
 import json
@@ -12,11 +12,11 @@ from pipeline import checkpoint, data, device, params, store
 from pipeline.problem import run
 
 
-def main(model, task, seed):
+def main(suite, model, task, seed):
     chosen = params.load()
-    row = chosen.resolve("teacher", model, task, seed) | {"features": chosen.features.model_dump()}
+    row = chosen.resolve(suite, "teacher", model, task, seed) | {"features": chosen.features.model_dump()}
     where = device.pick()
-    split = data.Split("train", where)
+    split = data.Split(suite, "train", where)
     manifest = kept(store.identity(row, task)) or store.build(row, task, split, where)
     tracked = {key: manifest[key] for key in ("identity", "bytes", "dtype", "shapes", "parity")}
     path = store.manifest_file(row, task)

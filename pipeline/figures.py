@@ -1,9 +1,9 @@
 """Stage `figures`: a student's task losses and feature distances over training (KD4MTL, Figures 3 and 4).
 
-    python -m pipeline.figures segnet ours 0
+    python -m pipeline.figures rooms segnet ours 0
 
-Writes out/figures/<model>-<method>-s<seed>.svg and .png, from curve.csv alone. Distances are weighted by their lambda,
-as they enter the loss; where predictions are distilled their mismatch has a panel too.
+Writes out/figures/<suite>-<model>-<method>-s<seed>.svg and .png, from curve.csv alone. Distances are weighted by
+their lambda, as they enter the loss; where predictions are distilled their mismatch has a panel too.
 """
 
 import io
@@ -14,15 +14,16 @@ from pipeline.curve import read
 from pipeline.problem import run
 
 KINDS = {"loss": "task loss", "distance": "lambda x feature distance", "match": "mismatch of predictions"}
-COLOURS = {"semantic": "#1b6ca8", "depth": "#c8553d", "normal": "#3a7d44"}
+COLOURS = {"semantic": "#1b6ca8", "depth": "#c8553d", "normal": "#3a7d44", "digits": "#1b6ca8",
+           "characters": "#c8553d"}
 
 
-def main(model, method, seed):
-    row = params.load().resolve("student", model, method, seed)
-    folder = params.folder(model, method, seed)
-    curve, _ = read(folder, f"run `dvc repro student@{model}-{method}-{seed}`")
+def main(suite, model, method, seed):
+    row = params.load().resolve(suite, "student", model, method, seed)
+    folder = params.folder(suite, model, method, seed)
+    curve, _ = read(folder, f"run `dvc repro student-{suite}@{model}-{method}-{seed}`")
     for suffix, payload in draw(curve, row).items():
-        path = f"out/figures/{folder.name}.{suffix}"
+        path = f"out/figures/{suite}-{folder.name}.{suffix}"
         checkpoint.write(path, payload)
         print(path)
 
@@ -55,7 +56,8 @@ def draw(curve, row):
         label(panel, ends)
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(alpha=0.25)
-    figure.suptitle(f"{row['method']['title']} on {row['model']}, training set, seed {row['seed']}", fontsize=10)
+    figure.suptitle(f"{row['method']['title']} on {row['model']}, {row['suite']}, training set, seed {row['seed']}",
+                    fontsize=10)
     out = {}
     for suffix, how in (("svg", {"metadata": {"Date": None}}), ("png", {"dpi": 150})):
         buffer = io.BytesIO()

@@ -5,7 +5,7 @@ import torch
 from pipeline import distributed
 from pipeline.tasks import Tally
 
-BATCH = 16      # images a forward; no dataset-level metric depends on it
+PIXELS = 2**19          # a forward, or 16 images; no dataset-level metric depends on it
 
 
 @torch.no_grad()
@@ -14,8 +14,9 @@ def measure(model, split, tasks, official_batch, device):
     model.eval()
     batches = range(0, len(split), official_batch)
     index = [i for begin in distributed.share(batches) for i in range(begin, min(begin + official_batch, len(split)))]
-    tally = Tally(tasks, len(split.classes), device, official_batch, index[0], len(split))
-    size = max(BATCH // official_batch, 1) * official_batch
+    tally = Tally(tasks, split.classes, device, official_batch, index[0], len(split))
+    batch = max(16, PIXELS // (split.size[0] * split.size[1]))
+    size = max(batch // official_batch, 1) * official_batch
     for begin in range(0, len(index), size):
         image, targets = split.batch(index[begin:begin + size])
         tally.update(model(image)[0], targets)

@@ -1,4 +1,4 @@
-"""The metric table of NYUv2 (KD4MTL, Table 2, in its order) and Delta_MTL; no torch, so that tables need none."""
+"""The metric table (KD4MTL, Tables 1 to 3, in their order) and Delta_MTL; no torch, so that tables need none."""
 
 from math import nan
 from statistics import fmean
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 class Metric(NamedTuple):
     task: str
-    title: str  # as in the paper's Table 2
+    title: str  # as in the paper's tables
     unit: str
     better: int  # +1 higher is better, -1 lower
 
@@ -15,13 +15,15 @@ class Metric(NamedTuple):
 METRICS = {
     "miou_pct": Metric("semantic", "mIoU", "%", +1),
     "pix_acc_pct": Metric("semantic", "Pix Acc", "%", +1),
-    "abs_err_m": Metric("depth", "Abs Err", "m", -1),
+    "abs_err": Metric("depth", "Abs Err", "m or 1/65535", -1),
     "rel_err": Metric("depth", "Rel Err", "", -1),
     "angle_mean_deg": Metric("normal", "Mean", "deg", -1),
     "angle_median_deg": Metric("normal", "Median", "deg", -1),
     "within_11_25_pct": Metric("normal", "<11.25", "%", +1),
     "within_22_5_pct": Metric("normal", "<22.5", "%", +1),
     "within_30_pct": Metric("normal", "<30", "%", +1),
+    "digits_acc_pct": Metric("digits", "Digits", "%", +1),
+    "characters_acc_pct": Metric("characters", "Characters", "%", +1),
 }
 
 

@@ -5,7 +5,8 @@ from typing import get_args, get_origin
 
 from pydantic import BaseModel
 
-TAGS = ("supervised", "feature_distillation")      # what tells the kinds of method apart; no keys of the file
+# What pydantic adds to tell the kinds of a value apart; no keys of the file.
+TAGS = ("supervised", "feature_distillation", "prediction_distillation", "constrained-int", "int", "Pair")
 
 
 def one_of(value, key, known):
@@ -21,7 +22,7 @@ def nearest(word, known):
 
 def sentence(mistake, tree):
     """One pydantic error under the model `tree` as a sentence: the key, the value found and what would be right."""
-    where = [part for part in mistake["loc"] if part not in TAGS]
+    where = [part for part in mistake["loc"] if part not in TAGS and part != "[key]"]
     key, value, kind = ".".join(map(str, where)), mistake["input"], mistake["type"]
     if kind == "extra_forbidden":
         known = keys_at(tree, mistake["loc"][:-1])
@@ -32,7 +33,8 @@ def sentence(mistake, tree):
         prefix = f"`{key}`: " if key else ""
         return prefix + mistake["msg"].removeprefix("Value error, ")
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        return f"`{key}.objective` must be supervised or feature_distillation, found {value.get('objective')!r}"
+        return (f"`{key}.objective` must be supervised, feature_distillation or prediction_distillation, found "
+                f"{value.get('objective')!r}")
     if isinstance(value, str) and kind in ("float_type", "int_type") and is_number(value):
         return (f"`{key}` is the text {value!r} to PyYAML though a number to DVC; "
                 f"write {with_point(value)} (with a point before the e)")
@@ -56,12 +58,20 @@ def with_point(text):
 def keys_at(annotation, path):
     """Names that are known under `path`, from the models' own fields."""
     for part in path:
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            by_key = {field.alias or name: field for name, field in annotation.model_fields.items()}
-            annotation = by_key[part].annotation
-        elif get_origin(annotation) is dict:
+        if get_origin(annotation) is dict:
             annotation = get_args(annotation)[1]
-        else:                                              # the tag of a discriminated union
-            members = get_args(get_args(annotation)[0])
-            annotation = next(m for m in members if part in get_args(m.model_fields["objective"].annotation))
+        elif is_section(annotation):
+            annotation = {field.alias or name: field for name, field in annotation.model_fields.items()}[
+                part].annotation
+        else:                                              # the tag of a union, or a section that may be null
+            members = [m for m in (*get_args(annotation), *get_args(get_args(annotation)[0])) if is_section(m)]
+            named = [m for m in members if part == m.__name__ or "objective" in m.model_fields
+                     and part in get_args(m.model_fields["objective"].annotation)]
+            annotation = named[0] if named else members[0].model_fields[part].annotation
+    if not is_section(annotation):
+        annotation = next(m for m in get_args(annotation) if is_section(m))
     return [field.alias or name for name, field in annotation.model_fields.items()]
+
+
+def is_section(annotation):
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

@@ -4,182 +4,48 @@ Every verb loads the whole file through `load`, so that no stage starts under a 
 """
 
 import importlib
+import json
 import math
 import pathlib
-from typing import Annotated, Any, Literal, get_args
+from typing import get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 
 from pipeline.mistakes import is_number, nearest, one_of, sentence, with_point
 from pipeline.problem import Problem, run
+from pipeline.schema import (
+    ALIASES,
+    BALANCERS,
+    DISTILLING,
+    PAIR,
+    Architectures,
+    Datasets,
+    Features,
+    Method,
+    Name,
+    Pair,
+    Protocol,
+    Rows,
+    Search,
+    Section,
+    Suites,
+    Switches,
+    Task,
+)
 
 FILE = pathlib.Path("params.yaml")
-# What the released codes call their balancers, and the files there are.
-ALIASES = {"ls": "uniform", "ew": "uniform", "equal": "uniform", "uw": "uncertainty", "uncert": "uncertainty",
-           "mgdaub": "mgda_ub", "gs": "pcgrad", "nash": "nash_mtl", "nashmtl": "nash_mtl", "amtl": "aligned_mtl",
-           "amtlub": "aligned_mtl_ub", "imtl_g": "imtl", "scaleinvls": "si", "dbmtl": "db_mtl"}
-BALANCERS = sorted([file.stem for file in pathlib.Path(__file__).parent.glob("balancers/[a-z]*.py")] + [*ALIASES])
-
 KINDS = {int: "a whole number", float: "a finite number", str: "text", dict: "{task: finite number}",
          type(None): "null"}
-
-# Row names become parts of file and stage names.
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*(-[a-z0-9_]+)*$")]
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Task = Literal["semantic", "depth", "normal"]
-Tap = Literal["mid", "last"]
-Rule = Literal["last", "last10", "train_loss", "best_test"]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=False)
-
-
-class Scenes(Section):
-    seed: Annotated[int, Field(ge=0)]
-    noise: Annotated[float, Field(ge=0, le=1)]
-    holes: Annotated[float, Field(ge=0, le=0.9)]
-
-
-class Nyuv2(Section):
-    source: Literal["mtan", "mat"]
-    root: str
-    normals: Literal["published", "derived"]
-    depth: Literal["raw", "filled"]
-    crop: Literal["toolbox", "border16"]
-
-    @model_validator(mode="after")
-    def the_mat_has_no_normals(self):
-        if (self.source, self.normals) == ("mat", "published"):
-            raise ValueError("`normals` is 'published' but with `source: mat` there are none in the files; set "
-                             "`normals: derived`, which fits them to the depth")
-        return self
-
-
-class Datasets(Section):
-    scenes: Scenes
-    nyuv2: Nyuv2
-
-
-class Images(Section):
-    height: Annotated[int, Field(ge=32)]
-    width: Annotated[int, Field(ge=32)]
-    train: Count
-    test: Count
-
-
-class Training(Section):
-    epochs: Count
-    batch: Count
-    lr: Positive
-    schedule: Literal["constant", "step", "onecycle"]
-    step_every: Count | None = None
-    step_factor: Annotated[float, Field(gt=0, le=1)] | None = None
-    width: Annotated[float, Field(gt=0, le=4)]
-    precision: Literal["float32", "bfloat16"] = "float32"
-    augment: Literal["none", "crop"] = "none"
-
-    @model_validator(mode="after")
-    def step_is_told(self):
-        if (self.schedule == "step") != (self.step_every is not None and self.step_factor is not None):
-            raise ValueError("`schedule: step` and the keys `step_every` and `step_factor` go together, "
-                             f"found schedule {self.schedule!r}, step_every {self.step_every}, "
-                             f"step_factor {self.step_factor}")
-        return self
-
-
-class AdaptorTraining(Section):
-    lr: Positive
-    l2: NonNegative
-
-
-class Protocol(Section):
-    data: Images
-    train: dict[Name, Training]
-    adaptor: AdaptorTraining
-
-    @model_validator(mode="after")
-    def a_batch_fits(self):
-        for model, training in self.train.items():
-            if training.batch > self.data.train:
-                raise ValueError(f"`train.{model}.batch` is {training.batch} but `data.train` has "
-                                 f"{self.data.train} images")
-        return self
-
-
-class SegNet(Section):
-    type: Literal["standard", "wide", "deep"]
-
-
-class Mtan(Section):
-    pass
-
-
-class Architectures(Section):
-    segnet: SegNet
-    mtan: Mtan
-
-
-class Features(Section):
-    dtype: Literal["float32", "float16", "uint8"]
-    teacher: Literal["train_loss", "last"]
-
-
-class Balanced(Section):
-    title: str
-    balancer: Name
-    options: dict[Name, Any] = {}          # of the balancer; its class has them, with their defaults
-
-
-class Supervised(Balanced):
-    objective: Literal["supervised"]
-
-
-class FeatureDistillation(Balanced):
-    objective: Literal["feature_distillation"]
-    taps: Annotated[list[Tap], Field(min_length=1)]
-    adaptor: Literal["linear", "nonlinear", "none"]
-    lambda_: Annotated[dict[Task, NonNegative], Field(alias="lambda")]
-    teacher_bn: Literal["running", "batch"]
-
-
-class PredictionDistillation(FeatureDistillation):
-    objective: Literal["prediction_distillation"]
-    taps: list[Tap]
-    temperature: Positive
-    anneal: Literal["linear", "none"]
-
-
-DISTILLING = ("feature_distillation", "prediction_distillation")
-Method = Annotated[Supervised | FeatureDistillation | PredictionDistillation, Field(discriminator="objective")]
-
-
-class Wide(Section):
-    models: Annotated[list[Name], Field(min_length=1)]
-    rows: list[Name]
-
-
-class Switches(Section):
-    normal_mask: Literal["own", "depth"]
-    drop_last: bool
-    official_batch: Count
+SEARCHED = "searched"      # the row that a search's lambda trains
 
 
 class Params(Section):
-    data: Literal["scenes", "nyuv2"]
     protocol: Name
-    selection: Rule
-    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)]
-    models: Annotated[list[Name], Field(min_length=1)]
-    tasks: Annotated[list[Task], Field(min_length=1)]
-    baselines: list[Name]
-    students: list[Name]
-    wide: Wide
+    suites: Suites
+    search: Search
     datasets: Datasets
-    protocols: dict[Name, Protocol]
+    protocols: dict[Name, dict[Name, Protocol]]
     architectures: Architectures
     features: Features
     methods: dict[Name, Method]
@@ -187,81 +53,166 @@ class Params(Section):
 
     @model_validator(mode="after")
     def names_hold_together(self):
-        runs = {"baselines": self.baselines, "students": self.students, "wide.rows": self.wide.rows}
-        for key, listed in {"seeds": self.seeds, "models": self.models, "tasks": self.tasks,
-                            "wide.models": self.wide.models, **runs}.items():
-            if len(set(listed)) < len(listed):
-                raise ValueError(f"`{key}` names something twice: {listed}")
         one_of(self.protocol, "protocol", self.protocols)
-        for model in self.models:
-            one_of(model, "models", type(self.architectures).model_fields)
-            if model not in self.in_force.train:
-                raise ValueError(f"`protocols.{self.protocol}.train` has no section for {model!r} of `models`")
-        for model in self.wide.models:
-            if model not in self.models:
-                raise ValueError(f"`wide.models` has {model!r}, which is not in `models` ({', '.join(self.models)}): "
-                                 "the table of balancers holds Table 2's rows too")
-        for key, listed in runs.items():
-            wanted = DISTILLING if key == "students" else ("supervised",)
-            for method in listed:
-                one_of(method, key, self.methods)
-                if key == "wide.rows" and method in (*self.baselines, *self.students):
-                    raise ValueError(f"`wide.rows` has {method!r}, which `baselines` or `students` have too; its table "
-                                     "holds those anyway")
-                if method in get_args(Task):
-                    raise ValueError(f"`{key}` has {method!r}, which is a task's name; call the method otherwise")
-                if self.methods[method].objective not in wanted:
-                    raise ValueError(f"`{key}` has {method!r}, whose objective is {self.methods[method].objective!r}; "
-                                     f"`{key}` take {' or '.join(map(repr, wanted))}")
+        for name, suite in self.suites:
+            for protocol, sections in self.protocols.items():
+                if name not in sections:
+                    raise ValueError(f"`protocols.{protocol}` has no section for the suite {name!r}")
+            self.training_fits(name, suite)
+            self.rows_are_methods(name, suite)
         for name, method in self.methods.items():
             one_of(method.balancer, f"methods.{name}.balancer", BALANCERS)
-            if method.objective in DISTILLING and not set(self.tasks) <= set(method.lambda_):
-                missing = sorted(set(self.tasks) - set(method.lambda_))
-                raise ValueError(f"`methods.{name}.lambda` has no value for {', '.join(missing)}")
+            if name == SEARCHED or name in get_args(Task):
+                raise ValueError(f"`methods` has {name!r}, which is {'a search' if name == SEARCHED else 'a task'}'s "
+                                 "own; call the method otherwise")
+        self.search_fits()
         return self
 
-    @property
-    def in_force(self):
-        """The protocol that `protocol` names."""
-        return self.protocols[self.protocol]
+    def training_fits(self, name, suite):
+        """The protocol in force has what a suite's data and networks need."""
+        training, where, pair = self.training_of(name), f"protocols.{self.protocol}.{name}", suite.tasks[0] in PAIR
+        for model in suite.models:
+            if model not in training.train:
+                raise ValueError(f"`{where}.train` has no section for {model!r} of `suites.{name}.models`")
+        for split in ("train", "test"):
+            images = getattr(training.data, split)
+            if isinstance(images, Pair) != pair:
+                raise ValueError(f"`{where}.data.{split}` is {images if not pair else repr(images)}; with `data: "
+                                 f"{suite.data}` it should be "
+                                 + ("{digits: a number, characters: a number}" if pair else "a number of images"))
+        for model in suite.models:
+            if pair and training.train[model].batch % 2:
+                raise ValueError(f"`{where}.train.{model}.batch` is {training.train[model].batch}; half of a batch is "
+                                 "of each domain, so it should be even")
+        augmented = [f"{where}.train.{model}" for model in suite.models if training.train[model].augment != "none"]
+        augmented += [f"methods.{row}" for _, _, rows, _ in suite.groups().values() for row in rows
+                      if row in self.methods and self.methods[row].augment not in (None, "none")]
+        if pair and augmented:
+            raise ValueError(f"`{augmented[0]}.augment` scales, cuts and mirrors, which makes other digits and "
+                             f"characters of those in `suites.{name}`; set it to none")
 
-    def options(self):
-        """The chosen data set's own section, as a plain dict for its reader."""
-        return getattr(self.datasets, self.data).model_dump()
+    def rows_are_methods(self, name, suite):
+        seen = {}
+        for key, _, rows, wanted in suite.groups().values():
+            where = f"suites.{name}.{key}"
+            for row in rows:
+                one_of(row, where, self.methods)
+                if row in seen:
+                    raise ValueError(f"`{where}` has {row!r}, which `{seen[row]}` has too; one of them is enough")
+                seen[row] = f"suites.{name}.{key}"
+                method = self.methods[row]
+                if method.objective not in wanted:
+                    raise ValueError(f"`{where}` has {row!r}, whose objective is {method.objective!r}; `{key}` take "
+                                     f"{' or '.join(map(repr, wanted))}")
+                if method.objective in DISTILLING:
+                    self.distils(row, method, suite)
 
+    def distils(self, name, method, suite):
+        if missing := sorted(set(suite.tasks) - set(method.lambda_)):
+            raise ValueError(f"`methods.{name}.lambda` has no value for {', '.join(missing)}")
+        if "lenet" in suite.models and "mid" in method.taps:
+            raise ValueError(f"`methods.{name}.taps` are {method.taps}, but lenet has only `last`")
 
-    def resolve(self, stage, model, name, seed):
-        """One run as a plain dict: everything that `stage` (teacher, baseline, wide, student) trains by, nothing else.
+    def search_fits(self):
+        search, suite = self.search, getattr(self.suites, self.search.suite)
+        one_of(search.method, "search.method", suite.students)
+        self.distils(search.method, self.methods[search.method], suite)
+        if search.tasks != suite.tasks:
+            raise ValueError(f"`search.tasks` are {search.tasks}, those of `suites.{search.suite}` {suite.tasks}; they "
+                             "should be the same")
+        for model in search.models:
+            one_of(model, "search.models", suite.models)
+        for seed in search.seeds:
+            if seed not in suite.seeds:
+                raise ValueError(f"`search.seeds` has {seed}, which `suites.{search.suite}.seeds` {suite.seeds} has "
+                                 "not: what is found is trained on that seed's teachers")
 
-        `name` is a task for a teacher and a method otherwise. `Problem` if it is none of the listed.
+    def training_of(self, suite):
+        """The protocol in force for a suite."""
+        return self.protocols[self.protocol][self.search.suite if suite == "search" else suite]
+
+    def suite(self, name):
+        """A suite of the file; "search" is the one searched, on its own seeds and models, its students the trials."""
+        known = [*type(self.suites).model_fields, "search"]
+        if name not in known:
+            raise Problem(f"{name!r} is no suite; there are {', '.join(known)}{nearest(name, known)}")
+        if name != "search":
+            return getattr(self.suites, name)
+        search = self.search
+        return getattr(self.suites, search.suite).model_copy(update={
+            "seeds": search.seeds, "models": search.models, "baselines": [], "students": search.trials,
+            "wide": Rows(), "ablation": Rows()})
+
+    def options(self, suite):
+        """The data set's own section, as a plain dict for its reader."""
+        return getattr(self.datasets, self.suite(suite).data).model_dump()
+
+    def method(self, suite, model, name):
+        """A row's section of `methods` as a plain dict; a search's trials, and what it found, differ in lambda."""
+        if suite == "search" or name == SEARCHED:
+            trial = name if suite == "search" else found(model)
+            values = dict(zip(self.search.tasks, map(float, trial.split("-")), strict=True))
+            return self.method(self.search.suite, model, self.search.method) | {"lambda": values, "title": name}
+        method = self.methods[name].model_dump(by_alias=True)
+        return method | {"balancer": ALIASES.get(method["balancer"], method["balancer"])}
+
+    def resolve(self, suite, stage, model, name, seed):
+        """One run as a plain dict: everything that `stage` trains by, nothing else.
+
+        stage: teacher, baseline, wide, student, ablation, or searched for what a search found. `name` is a task for a
+        teacher, a trial in the suite "search", "searched", a method otherwise. `Problem` if it is none of the listed.
         """
-        listed = {"teacher": self.tasks, "baseline": self.baselines, "wide": self.wide.rows, "student": self.students}
-        keys = {"teacher": "tasks", "baseline": "baselines", "wide": "wide.rows", "student": "students"}
-        models = ("wide.models", self.wide.models) if stage == "wide" else ("models", self.models)
-        for value, key, known in ((stage, "the stage", listed), (model, *models),
-                                  (name, keys.get(stage), listed.get(stage, ())),
-                                  (seed, "seeds", map(str, self.seeds))):
+        chosen = self.suite(suite)
+        groups = {"teacher": ("tasks", chosen.models, chosen.tasks)} | {
+            group: listed[:3] for group, listed in chosen.groups().items()}
+        if suite == self.search.suite:
+            groups[SEARCHED] = ("", self.search.models, [SEARCHED])
+        key, models, rows = groups.get(stage, ("", (), ()))
+        place = "search" if suite == "search" or stage == SEARCHED else f"suites.{suite}"
+        of = f"{place}.{key.partition('.')[0]}.models" if "." in key else f"{place}.models"
+        key = f"{place}.{'trials' if (suite, key) == ('search', 'students') else key}" if key else "what a search found"
+        for value, told, known in ((stage, "the stage", groups), (model, of, models), (name, key, rows),
+                                   (seed, f"{place}.seeds", map(str, chosen.seeds))):
             known = list(known)
             if value not in known:
-                raise Problem(f"{value!r} is not among {', '.join(known) or 'nothing'} ({key} in {FILE})"
+                raise Problem(f"{value!r} is not among {', '.join(known) or 'nothing'} ({told} in {FILE})"
                               f"{nearest(value, known)}")
         method = {"objective": "supervised", "balancer": "uniform", "options": {}, "title": "STL"}
         if stage != "teacher":
-            method = self.methods[name].model_dump(by_alias=True)
-            method["balancer"] = ALIASES.get(method["balancer"], method["balancer"])
-        row = {"stage": stage, "model": model, "name": name, "seed": int(seed),
-               "tasks": [name] if stage == "teacher" else list(self.tasks),
+            method = self.method(suite, model, name)
+        switches = {**self.switches.model_dump(), **{key: value for key, value in method.pop("switches", {}).items()
+                                                     if value is not None}}
+        protocol, augment = self.training_of(suite), method.pop("augment", None)
+        row = {"suite": suite, "stage": stage, "model": model, "name": name, "seed": int(seed),
+               "tasks": [name] if stage == "teacher" else list(chosen.tasks),
                "architecture": getattr(self.architectures, model).model_dump(),
-               "train": self.in_force.train[model].model_dump(), "method": method,
-               "switches": self.switches.model_dump()}
-        if stage == "student":
-            row |= {"adaptor": self.in_force.adaptor.model_dump(), "features": self.features.model_dump()}
+               "train": protocol.train[model].model_dump() | ({"augment": augment} if augment else {}),
+               "method": method, "switches": switches | {"official_batch": chosen.official_batch}}
+        if method["objective"] in DISTILLING:
+            own, teacher = method.pop("adaptor_training"), method.pop("teacher")
+            row |= {"adaptor": own or protocol.adaptor.model_dump(),
+                    "features": self.features.model_dump() | ({"teacher": teacher} if teacher else {})}
+            row["cacheable"] = teacher in (None, self.features.teacher)
         return row
 
 
-def folder(model, name, seed):
+def found(model, file=pathlib.Path("out/search/lambda.json")):
+    """The trial that a search picked for this network."""
+    try:
+        return json.loads(file.read_text())[model]
+    except (OSError, ValueError, KeyError, TypeError) as mistake:
+        raise Problem(f"{file} names no lambda of {model} ({mistake}); run `make search-lambda`") from None
+
+
+def folder(suite, model, name, seed):
     """Where a run leaves its results."""
-    return pathlib.Path(f"out/runs/{model}-{name}-s{seed}")
+    return pathlib.Path(f"out/{suite}/runs/{model}-{name}-s{seed}")
+
+
+def stage_of(run, verb, name):
+    """The DVC stage of a verb about a row, on the suite, network and seed of `run`."""
+    verb = verb if verb == SEARCHED else f"{verb}-{run['suite']}"
+    return f"{verb}@{run['model']}-{name}-{run['seed']}"
 
 
 def work(training, height, width):
@@ -314,8 +265,10 @@ def check_options(chosen):
                 hint = f"; write {with_point(value)} (with a point before the e)" if number else ""
                 raise Problem(f"{FILE}: `{where}.{key}` is {value!r}; it should be "
                               f"{' or '.join(KINDS[kind] for kind in known[key])}{hint}")
+        tasks = next((suite.tasks for _, suite in chosen.suites if any(
+            name in rows for _, _, rows, _ in suite.groups().values())), chosen.suites.rooms.tasks)
         try:
-            balancers.load(ALIASES.get(method.balancer, method.balancer), chosen.tasks, **method.options)
+            balancers.load(ALIASES.get(method.balancer, method.balancer), tasks, **method.options)
         except (TypeError, ValueError) as mistake:
             raise Problem(f"{FILE}: `{where}`: {mistake}") from None
 
@@ -323,10 +276,10 @@ def check_options(chosen):
 def main():
     params = load()
     check_options(params)
-    runs, wide = len(params.models) * len(params.seeds), len(params.wide.models) * len(params.seeds)
-    print(f"{FILE}: data {params.data}, protocol {params.protocol}, seeds {params.seeds}; "
-          f"{runs * len(params.tasks)} teachers, {runs * len(params.baselines)} baselines, "
-          f"{runs * len(params.students)} students; {wide * len(params.wide.rows)} more for the table of balancers")
+    said = [f"{name}: {suite.data}, seeds {suite.seeds}, {len(suite.models)} x {len(suite.tasks)} teachers, "
+            + ", ".join(f"{len(models) * len(rows)} {group}" for group, (_, models, rows, _) in suite.groups().items()
+                        if rows) for name, suite in params.suites]
+    print(f"{FILE}: protocol {params.protocol}; " + "; ".join(said))
 
 
 if __name__ == "__main__":

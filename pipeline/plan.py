@@ -2,15 +2,17 @@
 
     python -m pipeline.plan
 
-Hours come from the step times that finished runs have recorded (out/runs/*/cost.json): of the same run if there is one,
-else of runs of the same network and kind, scaled by pixels, batch and width squared and marked ~; a kind that has never
-run has none. The paper's own protocol is costed likewise, for several devices. What lies outside DVC's knowledge (a
-GPU, a raw folder) is not seen.
+Hours come from the step times that finished runs have recorded (out/*/runs/*/cost.json): of the same run if there is
+one, else of runs of the same network and kind, scaled by pixels, batch and width squared and marked ~; a kind that has
+never run has none. The paper's own protocol is costed likewise, for several devices. What lies outside DVC's
+knowledge (a GPU, a raw folder) is not seen.
 """
 
 import collections
+import copy
 import heapq
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -21,8 +23,7 @@ from pipeline import params
 from pipeline.problem import Problem, run
 from pipeline.progress import clock
 
-TRAINED = ("teacher", "baseline", "wide", "student")
-RUNS = pathlib.Path("out/runs")
+TRAINED = ("teacher", "baseline", "wide", "student", "ablation", "searched")
 BYTES = {"float32": 4, "float16": 2, "uint8": 1}
 
 
@@ -33,16 +34,15 @@ def main():
     groups = collections.defaultdict(list)
     for name in stale:
         groups[name.partition("@")[0]].append(name)
-    print(f"data {chosen.data}, protocol {chosen.protocol}, seeds {chosen.seeds}: {len(stale)} of "
-          f"{len(reasons)} stages would run")
+    print(f"protocol {chosen.protocol}: {len(stale)} of {len(reasons)} stages would run")
     total, unknown, timed = 0.0, 0, records()
     for stage, names in groups.items():
-        seconds = [seconds_of(chosen, name, timed) for name in names] if stage in TRAINED else []
+        seconds = [seconds_of(chosen, name, timed) for name in names] if trains(stage) else []
         known = [value for value, _ in seconds if value is not None]
         total, unknown = total + sum(known), unknown + len(seconds) - len(known)
         about = "~" if any(scaled for _, scaled in seconds) else ""
         took = f"{about}{clock(sum(known))}" if known else "not measured yet" if seconds else ""
-        print(f"  {stage:18} {len(names):4} {took:>16}  {'; '.join(sorted({reasons[name] for name in names}))[:90]}")
+        print(f"  {stage:25} {len(names):4} {took:>16}  {'; '.join(sorted({reasons[name] for name in names}))[:90]}")
     print(f"training: {clock(total)} by recorded step times" + (f", and {unknown} runs never timed" if unknown else ""))
     if "paper" in chosen.protocols:
         print(cost_of_paper(chosen.model_copy(update={"protocol": "paper"}), waiting, timed))
@@ -56,10 +56,18 @@ def outdated():
     """Stages that would run, in their order; {stage: why} of all, "" if it would not; {stage: what it waits for}."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
+    from dvc.utils import serialize
+    read = {}
+
+    def parsed_once(path, **how):          # DVC parses params.yaml anew for each stage
+        if path not in read:
+            read[path] = serialize.load_yaml(path, **how)
+        return copy.deepcopy(read[path])
+    serialize.LOADERS[".yaml"] = parsed_once
     try:
-        with Repo() as repo:
-            changed = repo.status()
+        with Repo() as repo, repo.lock:               # `repo.status` would build the graph, and throw it away
             graph = repo.index.graph
+            changed = {key: what for stage in graph.nodes for key, what in stage.status(check_updates=True).items()}
             stages = {stage.addressing: stage for stage in graph.nodes}
     except DvcException as mistake:
         raise Problem(f"DVC: {' '.join(str(mistake).split())}") from None
@@ -100,7 +108,7 @@ def why(changes):
 
 def cost_of_paper(chosen, waiting, timed):
     """A line: hours of training of every stage on 1, 8 and 64 devices like those that step times were recorded on."""
-    found = {name: seconds_of(chosen, name, timed)[0] for name in waiting if name.partition("@")[0] in TRAINED}
+    found = {name: seconds_of(chosen, name, timed)[0] for name in waiting if trains(name)}
     unknown = sum(seconds is None for seconds in found.values())
     took = {name: found.get(name) or 0.0 for name in waiting}
     devices = sorted({device for *_, device in timed.values()})
@@ -139,26 +147,45 @@ def makespan(took, waiting, count):
 def seconds_of(chosen, name, timed=None):
     """(seconds of training, whether they were scaled from another run); (None, False) if nothing like it ever ran."""
     stage, _, rest = name.partition("@")
+    verb, _, suite = stage.partition("-")
+    suite = suite or chosen.search.suite                    # what a search found is trained there
     model, _, rest = rest.partition("-")
     method, _, seed = rest.rpartition("-")
-    row = chosen.resolve(stage, model, method, seed)
-    one, images = row["train"], chosen.in_force.data
-    steps = one["epochs"] * (images.train // one["batch"])
+    protocol = chosen.training_of(suite)
+    one, images = protocol.train[model].model_dump(), protocol.data
+    steps = one["epochs"] * steps_of(images.train, one["batch"], method)
     work = params.work(one, images.height, images.width)
     timed = records() if timed is None else timed
-    own = timed.get(params.folder(model, method, seed))
+    own = timed.get(params.folder(suite, model, method, seed))
     if own and own[1] == work:
         return own[0] * steps, False
     alike = [record for folder, record in timed.items()
-             if folder.name.startswith(f"{model}-") and record[2] == (stage == "teacher")]
+             if folder.name.startswith(f"{model}-") and record[2] == (verb == "teacher")]
     if not alike:
         return None, False
     return steps * work * statistics.median(record[0] / record[1] for record in alike), True
 
 
+def trains(name):
+    return name.partition("@")[0].partition("-")[0] in TRAINED
+
+
+def numbers(images):
+    """Training images {task: number} of two domains; the real pair's, for all there are."""
+    return {"digits": images.digits or 47_217, "characters": images.characters or 19_476}
+
+
+def steps_of(images, batch, row):
+    """Of an epoch: of two domains until the larger, or a teacher's own, is through, as half of a batch is of each."""
+    if isinstance(images, int):
+        return max(1, images // batch)
+    domains = numbers(images)
+    return math.ceil(domains.get(row, max(domains.values())) / (batch // 2))
+
+
 def records():
     """{folder: `recorded`} of every finished run."""
-    return {folder: record for folder in RUNS.glob("*-*") if (record := recorded(folder))}
+    return {folder: record for folder in pathlib.Path("out").glob("*/runs/*-*") if (record := recorded(folder))}
 
 
 def recorded(folder):
@@ -171,13 +198,17 @@ def recorded(folder):
 
 
 def feature_bytes(chosen):
-    images, total = chosen.in_force.data, 0
-    for model in chosen.models:
-        width = chosen.in_force.train[model].width
-        last = 64 * width * images.height * images.width
-        mid = 512 * width * (images.height // 32) * (images.width // 32)
-        total += (last + mid) * BYTES[chosen.features.dtype]
-    return int(total * images.train * len(chosen.tasks) * len(chosen.seeds))
+    total = 0
+    for name, suite in chosen.suites:
+        protocol = chosen.training_of(name)
+        images = protocol.data
+        for model in suite.models:
+            width = protocol.train[model].width
+            channels = 512 * width if model == "lenet" else width * (
+                64 * images.height * images.width + 512 * (images.height // 32) * (images.width // 32))
+            train = images.train if isinstance(images.train, int) else sum(numbers(images.train).values())
+            total += channels * train * len(suite.tasks) * len(suite.seeds)
+    return int(total * BYTES[chosen.features.dtype])
 
 
 if __name__ == "__main__":

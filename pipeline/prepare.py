@@ -1,10 +1,12 @@
-"""Stage `prepare`: read or render the chosen data set, write compact arrays and a manifest.
+"""Stage `prepare`: read or render a suite's data set, write compact arrays and a manifest.
 
-    python -m pipeline.prepare          out/data/{train,test}/{image,label,depth,normal}.npy, out/data/manifest.json
-    python -m pipeline.prepare montage  out/montage.png: images, labels, depths and normals, to be looked at
+    python -m pipeline.prepare rooms            out/rooms/data/{train,test}/<kind>.npy, out/rooms/data/manifest.json
+    python -m pipeline.prepare search           the searched suite's training images, a share of them held out as `test`
+    python -m pipeline.prepare montage rooms    out/rooms/montage.png: images and targets, to be looked at
 """
 
 import json
+import math
 import shutil
 import sys
 
@@ -15,74 +17,132 @@ from pipeline.problem import Problem, run
 from pipeline.progress import Line
 
 
-def main():
+def main(suite):
     chosen = params.load()
-    images, options, reader = chosen.in_force.data, chosen.options(), data.reader(chosen.data)
-    size, counts = (images.height, images.width), {"train": images.train, "test": images.test}
+    if suite == "search":
+        return hold_out(chosen.search)
+    images, options, name = chosen.training_of(suite).data, chosen.options(suite), chosen.suite(suite).data
+    size, counts = (images.height, images.width), images.model_dump(include={"train", "test"})
+    reader = data.reader(name)
+    kinds = {kind: kept for kind, kept in reader.KINDS.items() if kind == "image" or kind in data.TARGETS}
     if hasattr(reader, "check"):
         reader.check(options, counts)
-    # image 3 B, label 1 B, depth 2 B, normal 6 B a pixel
-    needed, free = sum(counts.values()) * size[0] * size[1] * 12, shutil.disk_usage(".").free
+    names = {split: reader.ids(split, count, options) for split, count in counts.items()}
+    needed = sum(map(len, names.values())) * sum(
+        math.prod(data.shape(kind, size)) * np.dtype(kept).itemsize for kind, kept in kinds.items())
+    free = shutil.disk_usage(".").free
     if needed > free:
         raise Problem(f"the prepared data need {needed:,} bytes but the disk has {free:,} free; make room or "
-                      f"lower `protocols.{chosen.protocol}.data.train`")
-    names = {split: reader.ids(split, count, options) for split, count in counts.items()}
+                      f"lower `protocols.{chosen.protocol}.{suite}.data.train`")
     for split in names:
         reader.read(split, names[split][0], size, options)      # a wrong size or scale is told before the work
-    manifest = {"data": chosen.data, "options": options, "size": size, "classes": list(reader.CLASSES),
-                "ids": names, "sha256": {}}
-    shutil.rmtree(data.ROOT, ignore_errors=True)
-    for split in names:
-        manifest["sha256"] |= write(split, names[split], size, options, reader)
-    (data.ROOT / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    classes = reader.classes(options)
+    manifest = {"data": name, "options": options, "size": size,
+                "classes": classes if isinstance(classes, dict) else {"semantic": list(classes)},
+                "stored": {kind: np.dtype(kept).name for kind, kept in kinds.items()},
+                "inverse_depth": getattr(reader, "INVERSE_DEPTH", False),
+                "moments": reader.moments(options) if hasattr(reader, "moments") else {}}
+    write(suite, manifest, {split: (names[split], lambda i, split=split: coded(
+        reader.read(split, names[split][i], size, options))) for split in names})
 
 
-def write(split, names, size, options, reader):
-    """One split's four arrays; returns {file: sha256}."""
-    folder = data.ROOT / split
-    folder.mkdir(parents=True)
-    shapes = {"image": (*size, 3), "label": size, "depth": size, "normal": (*size, 3)}
-    arrays = {kind: np.lib.format.open_memmap(folder / f"{kind}.npy", "w+", dtype, (len(names), *shapes[kind]))
-              for kind, dtype in data.KINDS.items()}
-    line = Line(f"prepare {split}", len(names))
-    for i, name in enumerate(names):
-        sample = reader.read(split, name, size, options)
-        arrays["image"][i] = np.rint(sample["image"] * 255)
-        for kind in ("label", "depth", "normal"):
-            arrays[kind][i] = sample[kind]
-        line.step(i + 1)
-    line.close(f"{len(names)} images {size[0]}x{size[1]}")
-    for array in arrays.values():
-        array.flush()
-    return {f"{split}/{kind}.npy": checkpoint.digest(folder / f"{kind}.npy") for kind in arrays}
+def coded(sample):
+    return sample | {"image": np.rint(sample["image"] * 255)}
 
 
-def montage(rows=6):
-    """A picture of the first samples of both splits: a person sees a wrong axis or class at once."""
+def hold_out(search):
+    """The search's own data: a drawn share of the training images, of each domain where there are several, as test."""
+    source = data.load_manifest(search.suite)
+    place, names = data.folder(search.suite) / "train", source["ids"]["train"]
+    arrays = {kind: data.open_array(place / f"{kind}.npy", (len(names), *data.shape(kind, source["size"])), kept,
+                                    search.suite) for kind, kept in source["stored"].items()}
+    draw = np.random.default_rng(search.seed)
+    held = []
+    for first, last in source["domains"].get("train", {"": (0, len(names))}).values():
+        number = math.ceil(search.hold_out * (last - first))
+        if number == last - first:
+            raise Problem(f"`search.hold_out` is {search.hold_out}, which leaves none of {number} images to train on")
+        held += (first + draw.permutation(last - first)[:number]).tolist()
+    parts = {"train": sorted(set(range(len(names))) - set(held)), "test": sorted(held)}
+    manifest = {key: value for key, value in source.items() if key not in ("ids", "domains", "sha256")}
+    write("search", manifest, {split: ([names[i] for i in part], lambda i, part=part: {
+        kind: array[part[i]] for kind, array in arrays.items()}) for split, part in parts.items()})
+
+
+def write(suite, manifest, splits):
+    """The arrays of {split: (names, position -> sample as stored)}, and the manifest with ids, domains and sha256."""
+    root = data.folder(suite)
+    shutil.rmtree(root, ignore_errors=True)
+    manifest |= {"ids": {}, "domains": {}, "sha256": {}}
+    for split, (names, sample) in splits.items():
+        (root / split).mkdir(parents=True)
+        arrays = {kind: np.lib.format.open_memmap(root / split / f"{kind}.npy", "w+", kept, (
+            len(names), *data.shape(kind, manifest["size"]))) for kind, kept in manifest["stored"].items()}
+        line = Line(f"prepare {suite} {split}", len(names))
+        for i in range(len(names)):
+            for kind, value in sample(i).items():
+                if kind in arrays:
+                    arrays[kind][i] = value
+            line.step(i + 1)
+        line.close(f"{len(names)} images {manifest['size'][0]}x{manifest['size'][1]}")
+        for array in arrays.values():
+            array.flush()
+        manifest["ids"][split] = names
+        manifest["domains"] |= {split: ends} if (ends := domains(arrays)) else {}
+        manifest["sha256"] |= {f"{split}/{kind}.npy": checkpoint.digest(root / split / f"{kind}.npy")
+                               for kind in arrays}
+    (root / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+def domains(arrays):
+    """{task: first and last position, plus one, of its images}, where an image has a label of one task only."""
+    places = {task: np.flatnonzero(arrays[task] >= 0) for task in data.FLAT if task in arrays}
+    return {task: (int(at[0]), int(at[-1]) + 1) for task, at in places.items()}
+
+
+def montage(suite, rows=6):
+    """A picture of samples of both splits: a person sees a wrong axis or class at once."""
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    classes = data.load_manifest()["classes"]
-    figure, axes = pyplot.subplots(rows, 4, figsize=(12, 2.3 * rows), squeeze=False)
-    colours = pyplot.get_cmap("tab20", len(classes))
+    manifest = data.load_manifest(suite)
+    shown = [kind for kind in manifest["stored"] if kind not in data.FLAT]
+    columns = len(shown) if len(shown) > 1 else 8
+    figure, axes = pyplot.subplots(rows, columns, figsize=(3 * columns if len(shown) > 1 else 12, 2.3 * rows),
+                                   squeeze=False)
     for row, axis in enumerate(axes):
         split = ("train", "test")[row % 2]
-        image, label, depth, normal = (array[row // 2 * 7 % len(array)] for array in (
-            np.load(data.ROOT / split / f"{kind}.npy", mmap_mode="r") for kind in data.KINDS))
-        axis[0].imshow(image)
-        axis[0].set_title(split)
-        axis[1].imshow(np.where(label < 0, np.nan, label.astype(float)), cmap=colours, vmin=0, vmax=len(classes))
-        axis[1].set_title(", ".join(classes[c] for c in np.unique(label[label >= 0])), fontsize=6)
-        shown = axis[2].imshow(np.where(depth == 0, np.nan, depth.astype(float)), cmap="viridis")
-        figure.colorbar(shown, ax=axis[2], label="m")
-        axis[3].imshow((normal.astype(float) + 1) / 2)
-        for panel in axis:
+        arrays = {kind: np.load(data.folder(suite) / split / f"{kind}.npy", mmap_mode="r")
+                  for kind in manifest["stored"]}
+        for column, panel in enumerate(axis):
+            drawn = row // 2 if len(shown) > 1 else row // 2 * columns + column       # of so many, evenly spread
+            at = drawn * len(arrays["image"]) // (rows // 2 * (1 if len(shown) > 1 else columns))
+            paint(figure, panel, shown[column % len(shown)], {kind: x[at] for kind, x in arrays.items()},
+                  manifest["classes"])
             panel.set_axis_off()
+        axis[0].set_title(f"{split} {axis[0].get_title()}", fontsize=7)
     figure.tight_layout()
-    figure.savefig("out/montage.png", dpi=80)
-    print("out/montage.png")
+    path = f"out/{suite}/montage.png"
+    figure.savefig(path, dpi=80)
+    print(path)
+
+
+def paint(figure, panel, kind, sample, classes):
+    array = sample[kind]
+    if kind == "image":
+        panel.imshow(array)
+        panel.set_title(", ".join(classes[task][sample[task]] for task in data.FLAT if sample.get(task, -1) >= 0),
+                        fontsize=7)
+    elif kind == "label":
+        names = classes["semantic"]
+        panel.imshow(np.where(array < 0, np.nan, array.astype(float)), cmap="tab20", vmin=0, vmax=len(names))
+        panel.set_title(", ".join(names[c] for c in np.unique(array[array >= 0])), fontsize=6)
+    elif kind == "depth":
+        figure.colorbar(panel.imshow(np.where(array == 0, np.nan, array.astype(float)), cmap="viridis"), ax=panel)
+    else:
+        panel.imshow((array.astype(float) + 1) / 2)
 
 
 if __name__ == "__main__":
-    run(montage if sys.argv[1:] == ["montage"] else main)
+    run(*(montage, *sys.argv[2:]) if sys.argv[1:2] == ["montage"] else (main, *sys.argv[1:]))

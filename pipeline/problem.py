@@ -1,5 +1,6 @@
 """A mistake the user can mend, told in one sentence and never as a traceback."""
 
+import inspect
 import os
 import sys
 import time
@@ -11,6 +12,12 @@ class Problem(Exception):
 
 def run(main, *arguments):
     """Call a verb's `main`; a `Problem`, or a refusal of the file system, is one line on stderr and exit code 2."""
+    try:
+        inspect.signature(main).bind(*arguments)
+    except TypeError:
+        wanted = " ".join(f"<{name}>" for name in inspect.signature(main).parameters)
+        print(f"error: {len(arguments)} words given; wanted are {wanted}, as at the top of the file", file=sys.stderr)
+        sys.exit(2)
     try:
         main(*arguments)
     except (Problem, OSError) as problem:

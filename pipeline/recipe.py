@@ -22,7 +22,7 @@ RAW = pathlib.Path("raw")
 
 def write_raw(split):
     """RAW/{image,label,depth,normal}/{i}.npy in float64, the layout of MTAN's NYUv2."""
-    for kind in data.KINDS:
+    for kind in split.arrays:
         (RAW / kind).mkdir(parents=True)
         for i, array in enumerate(split.arrays[kind].cpu().double().numpy()):
             np.save(RAW / kind / f"{i}.npy", array / 255 if kind == "image" else array)
@@ -33,7 +33,7 @@ class Recipe:
 
     def __init__(self, row, where, compiled):
         self.where, self.tasks, self.method = where, row["tasks"], row["method"]
-        self.classes = data.load_manifest()["classes"]
+        self.classes = data.load_manifest(row["suite"])["classes"]
         torch.manual_seed(row["seed"])
         self.model = teachers.network(row, self.tasks, self.classes, where).train()
         self.adaptors = torch.nn.ModuleDict({f"{task}_{tap}": Adaptor("linear", *[self.model.tap_channels[tap]] * 2)
@@ -102,7 +102,7 @@ class Recipe:
         ious, accuracies = [], []
         for chosen, label in zip(predictions["semantic"].argmax(1), targets["label"], strict=True):
             shares = []
-            for c in range(len(self.classes)):
+            for c in range(len(self.classes["semantic"])):
                 found, true = ((x == torch.full(x.shape, c, dtype=torch.int64).to(self.where)).float().cpu()
                                for x in (chosen, label))
                 union, common = ((found + true > limit).float().sum().item() for limit in (0, 1))

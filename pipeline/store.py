@@ -2,7 +2,7 @@
 
     .work/features/<identity>/{mid,last}.npy    (N, P, C) unit vectors, pixel-major, float32 | float16 | uint8
     .work/features/<identity>/manifest.json     ids, shapes, CRC-32 and mean squared norm of every image
-    out/features/<model>-s<seed>/<task>.json     what DVC tracks: the identity, bytes, the parity gate's figures
+    out/<suite>/features/<model>-s<seed>/<task>.json   what DVC tracks: the identity, bytes, the parity gate's figures
 
 Identity = sha256 of the teacher's weights, its epoch rule, taps, preprocessing, image manifest, storage type,
 batch-norm mode and the code that computes them. The bulk is no DVC output: 34 GB are neither hashed nor copied, and
@@ -22,21 +22,21 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-import models
 from kernels.packing import normalise, pack, unpack
-from pipeline import checkpoint, data, distributed, sources, teachers
+from pipeline import checkpoint, data, distributed, params, sources, teachers
 from pipeline.problem import Problem
 from pipeline.progress import Line
 
 BULK = checkpoint.WORK / "features"
-BATCH = 8                  # images a teacher forward; fixed, so that a rebuild gives the same bits
+# Images a teacher forward and a write, and those of small pictures; fixed, so that a rebuild gives the same bits.
+BATCH, SMALL = 8, 512
 CHECKED = 16               # images that the parity gate compares
 # cosine and absolute difference between stored and live unit features that rounding explains
 PARITY = {"float32": (0.999999, 1e-6), "float16": (0.999999, 1e-3), "uint8": (0.9999, 5e-3)}
 
 
 def manifest_file(run, task):
-    return pathlib.Path(f"out/features/{run['model']}-s{run['seed']}/{task}.json")
+    return pathlib.Path(f"out/{run['suite']}/features/{run['model']}-s{run['seed']}/{task}.json")
 
 
 def identity(run, task):
@@ -45,9 +45,9 @@ def identity(run, task):
     try:
         weights = checkpoint.digest(path)
     except FileNotFoundError:
-        raise Problem(f"{path} is not there; run `make teacher`") from None
-    facts = {"weights": weights, "features": run["features"], "taps": models.TAPS, "preprocessing": "image / 255",
-             "data": data.fingerprint(data.load_manifest()), "batch_norm": "running",
+        raise Problem(f"{path} is not there; run `dvc repro {params.stage_of(run, 'teacher', task)}`") from None
+    facts = {"weights": weights, "features": run["features"], "preprocessing": "image / 255",
+             "data": data.fingerprint(data.load_manifest(run["suite"])), "batch_norm": "running",
              "code": {file: checkpoint.digest(checkpoint.PROJECT / file) for file in (
                  "pipeline/store.py", "pipeline/teachers.py", "models/network.py", "models/segnet.py",
                  f"models/{run['model']}.py", "kernels/packing.py")}}
@@ -64,7 +64,7 @@ def build(run, task, split, device):
     dtype = getattr(torch, run["features"]["dtype"])
     with torch.no_grad():
         probe = teacher.features(split.batch([0])[0])[task]
-    shapes = {tap: (len(split), probe[tap][0, 0].numel(), probe[tap].shape[1]) for tap in models.TAPS}
+    shapes = {tap: (len(split), x[0, 0].numel(), x.shape[1]) for tap, x in probe.items()}
     needed = sum(int(np.prod(shape)) for shape in shapes.values()) * dtype.itemsize
     free = shutil.disk_usage(checkpoint.PROJECT if not BULK.exists() else BULK).free
     partial = BULK / f"{name}.partial"
@@ -75,11 +75,12 @@ def build(run, task, split, device):
         raise Problem(f"the {task} teacher's features need {needed:,} bytes but {BULK} has {free:,} free; make room, "
                       "set `features.dtype: uint8`, or lower `train` or the size in the protocol's `data`")
     writer.open()
+    batch = batch_of(split)
     line = Line(f"features {run['model']}-{task}-s{run['seed']}", len(split))
     with ThreadPoolExecutor(1) as thread:                 # the teacher computes while the batch before it is written
         written = None
-        for begin in range(writer.images, len(split), BATCH):
-            index = list(range(begin, min(begin + BATCH, len(split))))
+        for begin in range(writer.images, len(split), batch):
+            index = list(range(begin, min(begin + batch, len(split))))
             stored, energies = encode(teacher, split.batch(index)[0], task, dtype)
             if written:
                 written.result()
@@ -88,13 +89,13 @@ def build(run, task, split, device):
         if written:
             written.result()
     arrays, done = writer.arrays, writer.done
-    actual = sum((partial / f"{tap}.npy").stat().st_size for tap in models.TAPS)
+    actual = sum((partial / f"{tap}.npy").stat().st_size for tap in shapes)
     cosine, gap = parity(teacher, split, task, arrays, name)
     line.close(f"{actual / 1e6:.1f} MB written; parity: cosine {cosine:.7f}, largest difference {gap:.1e}")
     bounds = PARITY[run["features"]["dtype"]]
     if not (cosine > bounds[0] and gap < bounds[1]):
         raise Problem(f"stored {task} features differ from the live teacher's (cosine {cosine:.6f}, bound {bounds[0]}; "
-                      f"difference {gap:.1e}, bound {bounds[1]}); remove {partial} and run `make features` again")
+                      f"difference {gap:.1e}, bound {bounds[1]}); remove {partial} and run the same command again")
     manifest = {"identity": name, "bytes": actual, "ids": split.ids, "dtype": run["features"]["dtype"],
                 "shapes": shapes, "crc32": done["crc32"], "energy": done["energy"],
                 "parity": {"images": min(CHECKED, len(split)), "cosine": cosine, "largest_difference": gap}}
@@ -104,6 +105,10 @@ def build(run, task, split, device):
     shutil.rmtree(BULK / name, ignore_errors=True)
     os.replace(partial, BULK / name)
     return json.loads((BULK / name / "manifest.json").read_text())
+
+
+def batch_of(split):
+    return SMALL if split.domains else BATCH
 
 
 class Writer:
@@ -166,8 +171,9 @@ def parity(teacher, split, task, arrays, name):
     """
     chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(int(name[:8], 16)))[:CHECKED].tolist()
     cosine, gap = 1.0, 0.0
-    for begin in sorted({i - i % BATCH for i in chosen}):
-        index = list(range(begin, min(begin + BATCH, len(split))))
+    batch = batch_of(split)
+    for begin in sorted({i - i % batch for i in chosen}):
+        index = list(range(begin, min(begin + batch, len(split))))
         for tap, feature in teacher.features(split.batch(index)[0])[task].items():
             live = normalise(feature)[0].cpu().double()
             for i in set(index) & set(chosen):
@@ -185,17 +191,17 @@ def load_bulk(run, task, split):
     try:
         tracked = json.loads(path.read_text())["identity"]
     except (FileNotFoundError, ValueError, TypeError, KeyError):
-        raise Problem(f"{path} is missing or damaged; run `dvc repro --force features@{run['model']}-{task}-"
-                      f"{run['seed']}`") from None
+        raise Problem(f"{path} is missing or damaged; run `dvc repro --force "
+                      f"{params.stage_of(run, 'features', task)}`") from None
     if tracked != name:
         raise Problem(f"{path} is stale: it belongs to features {tracked}, teacher and data now call for {name}; run "
-                      "`make features`")
+                      f"`dvc repro {params.stage_of(run, 'features', task)}`")
     try:
         manifest = json.loads((BULK / name / "manifest.json").read_text())
     except (FileNotFoundError, ValueError):
         return None
     if manifest["ids"] != split.ids:
-        raise Problem(f"{BULK / name} holds other images than out/data/train; remove it and run the command again")
+        raise Problem(f"{BULK / name} holds other images than the training set; remove it and run the command again")
     return manifest
 
 

@@ -1,7 +1,9 @@
 """Stage `table`: every run's metrics -> out/tables/<name>.{md,csv,json,tex}, one source for the four.
 
-    python -m pipeline.table table2          KD4MTL's Table 2: STL, `baselines`, `students` on `models`
+    python -m pipeline.table table2          KD4MTL's Table 2: STL, `baselines`, `students` of the suite rooms
     python -m pipeline.table balancers       the same and `wide.rows`, on `wide.models`
+    python -m pipeline.table table4          STL, `students` and `ablation.rows`, on `ablation.models`
+    python -m pipeline.table table3          as table2, of the suite streets; table1: of domains
 
 A row a method, in the paper's order; per metric the mean over seeds and the sample standard deviation, and where the
 data are the paper's, its number and the difference. Delta_MTL is against our own single-task rows of the same seed.
@@ -11,6 +13,7 @@ Rendered data are named in the caption and never set beside the paper's numbers.
 import csv
 import io
 import json
+import math
 import pathlib
 import statistics
 import sys
@@ -20,69 +23,93 @@ import yaml
 from pipeline import params
 from pipeline.metrics import METRICS, delta_m
 from pipeline.problem import Problem, run
+from pipeline.schema import DISTILLING, PAIR
 
-OUT, SOURCE, WIDE = map(pathlib.Path, ("out/tables", "out/metrics", "out/wide"))
-HEADINGS = {"table2": "Table 2", "balancers": "Balancers"}
-DELTA = "delta_pct"
-TITLES = {"segnet": "SegNet", "mtan": "MTAN", DELTA: "Delta_MTL"}
+OUT = pathlib.Path("out/tables")
+TABLES = {"table1": ("Table 1", "domains", ("baseline", "student")), "table2": (
+    "Table 2", "rooms", ("baseline", "student")), "table3": ("Table 3", "streets", ("baseline", "student")),
+    "table4": ("Table 4", "rooms", ("student", "ablation")), "balancers": (
+        "Balancers", "rooms", ("baseline", "wide", "student"))}
+DELTA, AVERAGE = "delta_pct", "average_pct"
+TITLES = {"segnet": "SegNet", "mtan": "MTAN", "lenet": "LeNet", DELTA: "Delta_MTL", AVERAGE: "Avg"}
 PROTOCOLS = {"official": "official protocol (per image and per batch, as the paper)",
              "dataset": "dataset protocol (one confusion matrix, all pixels pooled)"}
-RULES = {"last": "last epoch", "last10": "mean of the last ten epochs", "train_loss": "lowest training loss",
+RULES = {"last": "last epoch", "last10": "mean of the last ten epochs, or all",
+         "median20": "median of the last twenty epochs, or all", "train_loss": "lowest training loss",
          "best_test": "best on test (optimistic)"}
+PAPERS = dict.fromkeys(("rooms", "quirks"), "200 epochs of batch 2 at 288x384 and width 1") | {
+    "streets": "200 epochs of batch 8 at 128x256 and width 1", "domains": "300 epochs of batch 512"}
+RENDERED = {"scenes": ("rendered rooms", "NYUv2"), "streets": ("rendered streets", "Cityscapes"),
+            "glyphs": ("drawn digits and characters", "SVHN and Omniglot")}
 
 
 def main(name="table2"):
     chosen = params.load()
-    if name not in HEADINGS:
-        raise Problem(f"{name!r} is no table; there are {', '.join(HEADINGS)}")
-    wide = chosen.wide.rows if name == "balancers" else []
-    files = [*SOURCE.glob("*.json"), *(WIDE.glob("*.json") if wide else ())]
-    results = {file.stem: read(file) for file in sorted(files)}
-    methods = [*chosen.baselines, *wide, *chosen.students]
-    models = chosen.wide.models if name == "balancers" else chosen.models
-    blocks = {model: rows_of(model, methods, chosen, results) for model in models}
+    if name not in TABLES:
+        raise Problem(f"{name!r} is no table; there are {', '.join(TABLES)}")
+    heading, suite, groups = TABLES[name]
+    part = chosen.suite(suite)
+    results = read_all(suite, groups)
+    listed = part.groups()
+    methods = [row for group in groups for row in listed[group][2]]
+    models = min((listed[group][1] for group in groups), key=len)          # the rarest group's
+    blocks = {model: rows_of(model, methods, chosen, part, results) for model in models}
     rows = [row for block in blocks.values() for row in block]
     if not any(row["runs"] for row in rows):
-        raise Problem(f"{SOURCE} has no metrics of the rows in {params.FILE}; run `make evaluate`")
-    cells = [cell for row in rows for cell in cells_of(row, paper(chosen))]
+        raise Problem(f"out/{suite}/metrics has none of the rows in {params.FILE}; run `make "
+                      f"{'table-' * (name == 'balancers')}{name}`")
+    cells = [cell for row in rows for cell in cells_of(row, paper(chosen, suite))]
     look = {(c["model"], c["method"], c["rule"], c["protocol"], c["metric"]): c for c in cells}
     done = [run for row in rows for runs in row["runs"].values() for run in runs]
-    said = caption(chosen, models, methods, rows, done)
-    parts = [part for model, block in blocks.items() for part in grids(model, block, look, chosen)]
+    said = caption(chosen, suite, models, methods, rows, done)
+    parts = [part_ for model, block in blocks.items() for part_ in grids(model, block, look, part)]
+    write(name, heading, said, parts, cells, {"selection": part.selection})
+
+
+def write(name, heading, said, parts, cells, more=None):
+    """The four formats of one table: what is said of it, its printed parts, its cells in long form."""
     OUT.mkdir(parents=True, exist_ok=True)
-    document = {"table": name, "caption": said, "selection": chosen.selection, "cells": cells}
+    document = {"table": name, "caption": said, **(more or {}), "cells": cells}
     for suffix, text in (("json", json.dumps(document, indent=1) + "\n"), ("csv", as_csv(cells)),
-                         ("md", as_markdown(HEADINGS[name], said, parts)), ("tex", as_tex(said, parts))):
+                         ("md", as_markdown(heading, said, parts)), ("tex", as_tex(said, parts))):
         (OUT / f"{name}.{suffix}").write_text(text)
     print(f"{OUT}/{name}.md, .csv, .json, .tex")
+
+
+def read_all(suite, groups):
+    """{run: its metrics} of a suite's teachers and groups."""
+    return {file.stem: read(file) for group in ("teacher", *groups)
+            for file in sorted(pathlib.Path(f"out/{suite}/metrics/{group}").glob("*.json"))}
 
 
 def read(file):
     try:
         return json.loads(file.read_text())
     except ValueError as mistake:
-        raise Problem(f"{file} is damaged ({mistake}); remove it and run `make evaluate`") from None
+        raise Problem(f"{file} is damaged ({mistake}); remove it and run the same make word again") from None
 
 
-def paper(chosen):
+def paper(chosen, suite):
     """{model: {method: {metric: number}}} as printed, only for the paper's own data; fitted normals stay out."""
-    if chosen.data != "nyuv2":
+    data, sets = chosen.suite(suite).data, chosen.datasets
+    if not (data == "nyuv2" or data == "cityscapes" and sets.cityscapes.classes == 7
+            or data == "svhn_omniglot" and sets.svhn_omniglot.digits == "svhn"):
         return {}
-    printed = yaml.safe_load((pathlib.Path(__file__).parent / "paper.yaml").read_text())["table2"]
-    hidden = "normal" if chosen.datasets.nyuv2.normals == "derived" else None
-    return {model: {method: {name: value for name, value in zip(METRICS, values, strict=True)
-                             if METRICS[name].task != hidden} for method, values in methods.items()}
-            for model, methods in printed.items()}
+    printed = yaml.safe_load((pathlib.Path(__file__).parent / "paper.yaml").read_text())[suite]
+    hidden = "normal" if data == "nyuv2" and sets.nyuv2.normals == "derived" else None
+    return {model: {method: {name: value for name, value in zip(printed["metrics"], values, strict=True)
+                             if name == AVERAGE or METRICS[name].task != hidden} for method, values in methods.items()}
+            for model, methods in printed["models"].items()}
 
 
-def rows_of(model, methods, chosen, results):
+def rows_of(model, methods, chosen, part, results):
     """STL and every method of the table: {"model", "key", "title", "runs": {seed: [results]}, "single", "missing"}."""
-    wanted = {"stl": ("STL", chosen.tasks)} | {
+    wanted = {"stl": ("STL", part.tasks)} | {
         name: (chosen.methods[name].title, [name]) for name in methods}
     rows = []
     for key, (title, names) in wanted.items():
-        stems = {seed: [f"{model}-{name}-s{seed}" for name in names] for seed in chosen.seeds}
-        runs = {seed: [results[stem] for stem in stems[seed]] for seed in chosen.seeds
+        stems = {seed: [f"{model}-{name}-s{seed}" for name in names] for seed in part.seeds}
+        runs = {seed: [results[stem] for stem in stems[seed]] for seed in part.seeds
                 if all(stem in results for stem in stems[seed])}
         rows.append({"model": model, "key": key, "title": title, "runs": runs,
                      "missing": [stem for seed in stems for stem in stems[seed] if stem not in results]})
@@ -102,6 +129,8 @@ def cells_of(row, printed):
         for protocol in PROTOCOLS:
             seeds = {seed: merged(runs, rule, protocol) for seed, runs in row["runs"].items()}
             values = {name: [metrics[name] for metrics in seeds.values() if name in metrics] for name in METRICS}
+            values[AVERAGE] = [statistics.fmean(metrics.values()) for metrics in seeds.values()
+                               if all(METRICS[name].task in PAIR for name in metrics)]
             values[DELTA] = [delta_m(metrics, merged(row["single"][seed], rule, protocol))
                              for seed, metrics in seeds.items() if row["key"] != "stl" and seed in row["single"]]
             for name, numbers in values.items():
@@ -109,31 +138,44 @@ def cells_of(row, printed):
                 mean = statistics.fmean(numbers) if numbers else None
                 yield {"model": row["model"], "method": row["key"], "title": row["title"], "rule": rule,
                        "protocol": protocol, "metric": name, "mean": mean,
-                       "std": statistics.stdev(numbers) if len(numbers) > 1 else None, "n": len(numbers),
+                       "std": deviation(numbers), "n": len(numbers),
                        "paper": theirs,
                        "difference": mean - theirs if mean is not None and theirs is not None else None}
 
 
-def grids(model, block, look, chosen):
+def deviation(numbers):
+    """Sample standard deviation; None for one number, NaN where one is."""
+    if len(numbers) < 2:
+        return None
+    return statistics.stdev(numbers) if all(number == number for number in numbers) else math.nan
+
+
+def grids(model, block, look, part):
     """What is printed of one model: [(title, header, rows of text)], the chosen rule first."""
     title = TITLES.get(model, model)
-    names = [name for name, metric in METRICS.items() if metric.task in chosen.tasks]
-    for protocol, told in PROTOCOLS.items():
-        header, lines = ["Method", "", *(METRICS[name].title for name in names), TITLES[DELTA], "n"], []
+    names = [name for name, metric in METRICS.items() if metric.task in part.tasks]
+    names += [AVERAGE] if set(part.tasks) == set(PAIR) else []
+    protocols = PROTOCOLS if AVERAGE not in names else {"official": "accuracy on each domain's own test images"}
+    for protocol, told in protocols.items():
+        header, lines = ["Method", "", *map(title_of, (*names, DELTA)), "n"], []
         for row in block:
-            found = [look[model, row["key"], chosen.selection, protocol, name] for name in (*names, DELTA)]
+            found = [look[model, row["key"], part.selection, protocol, name] for name in (*names, DELTA)]
             lines.append([row["title"], "ours", *map(spread, found), str(found[0]["n"])])
             if any(cell["paper"] is not None for cell in found):
                 lines.append(["", "paper", *(number(c["metric"], c["paper"]) for c in found), ""])
                 lines.append(["", "ours - paper", *(number(c["metric"], c["difference"], "+") for c in found), ""])
         yield f"{title}, {told}", header, lines
-    firsts = [next(name for name in names if METRICS[name].task == task) for task in chosen.tasks] + [DELTA]
+    firsts = [next(name for name in names if METRICS[name].task == task) for task in part.tasks] + [DELTA]
     lines = [[row["title"], RULES[rule], *(spread(look[model, row["key"], rule, "official", name]) for name in firsts)]
              for row in block for rule in RULES]
     yield (f"{title}, every selection rule (official)",
-           ["Method", "Epoch", *(METRICS[name].title if name in METRICS else TITLES[name] for name in firsts)], lines)
+           ["Method", "Epoch", *map(title_of, firsts)], lines)
     yield (f"{title}, cost", ["Method", "Parameters", "s/step", "Peak memory MB", "Backward passes"],
            [[row["title"], *cost(row)] for row in block])
+
+
+def title_of(name):
+    return METRICS[name].title if name in METRICS else TITLES[name]
 
 
 def cost(row):
@@ -148,10 +190,10 @@ def cost(row):
 
 
 def number(metric, value, sign=""):
-    """Digits as in the paper: four for depth, two for the others."""
-    if value is None:
-        return "-"
-    digits = 4 if metric in METRICS and METRICS[metric].task == "depth" else 2
+    """Digits as in the paper: four for depth below 5, two for the others."""
+    if value is None or value != value:
+        return "-" if value is None else "nan"
+    digits = 4 if metric in METRICS and METRICS[metric].task == "depth" and abs(value) < 5 else 2
     return f"{value:{sign or ('+' if metric == DELTA else '')}.{digits}f}"
 
 
@@ -160,26 +202,22 @@ def spread(cell):
         f" ± {number(cell['metric'], cell['std']).lstrip('+')}" if cell["std"] is not None else "")
 
 
-def caption(chosen, models, methods, rows, runs):
+def caption(chosen, suite, models, methods, rows, runs):
     """What a reader has to know, a sentence each: data, protocol, selection, metric definitions, switches, origin."""
-    switches, said = chosen.switches, [data_told(chosen)]
+    switches, said, part = chosen.switches, [data_told(chosen, suite)], chosen.suite(suite)
     said.append(f"Protocol `{chosen.protocol}`: " + "; ".join(
         f"{TITLES.get(model, model)} {one.epochs} epochs of batch {one.batch}, Adam {one.lr:g} ({one.schedule}), "
-        f"width {one.width:g}" for model, one in chosen.in_force.train.items() if model in models) + (
-            "." if chosen.protocol == "paper" else "; not the paper's 200 epochs of batch 2 at 288x384 and width 1."))
-    said.append(f"Epoch: {RULES[chosen.selection]}. Seeds {', '.join(map(str, chosen.seeds))}; mean ± sample standard "
+        f"width {one.width:g}" for model, one in chosen.training_of(suite).train.items() if model in models) + (
+            "." if chosen.protocol == "paper" else f"; not the paper's {PAPERS[suite]}."))
+    said.append(f"Epoch: {RULES[part.selection]}. Seeds {', '.join(map(str, part.seeds))}; mean ± sample standard "
                 "deviation over n seeds, none for n = 1.")
     said.append("Delta_MTL = mean over tasks of the mean over a task's metrics of the relative gain on our own STL of "
                 "the same seed, in percent; positive is better. STL is one network a task, its cost their sum.")
     said.append(f"Switches: normal_mask {switches.normal_mask}, drop_last {str(switches.drop_last).lower()}, "
-                f"official_batch {switches.official_batch}, features {chosen.features.dtype} of the teachers' "
-                f"{chosen.features.teacher} epoch" + "".join(
-                    f"; {chosen.methods[name].title}: teacher_bn {chosen.methods[name].teacher_bn}, "
-                    f"{'+'.join(chosen.methods[name].taps)}, {chosen.methods[name].adaptor} adaptors"
-                    for name in chosen.students) + "".join(
-                        f"; {chosen.methods[name].title}: " + ", ".join(
-                            f"{key} {value}" for key, value in chosen.methods[name].options.items())
-                        for name in methods if chosen.methods[name].options) + ".")
+                f"step_first {str(switches.step_first).lower()}, official_batch {part.official_batch}, features "
+                f"{chosen.features.dtype} of the teachers' {chosen.features.teacher} epoch" + "".join(
+                    f"; {one.title}: {', '.join(words)}" for one in map(chosen.methods.get, methods)
+                    if (words := told(one, part.tasks))) + ".")
     said.append(f"Commit {', '.join(sorted({run['commit'] for run in runs}))}; "
                 f"{'; '.join(sorted({run['device'] for run in runs}))}.")
     missing = [stem for row in rows for stem in row["missing"]]
@@ -188,11 +226,38 @@ def caption(chosen, models, methods, rows, runs):
     return said
 
 
-def data_told(chosen):
-    images, nyuv2 = chosen.in_force.data, chosen.datasets.nyuv2
-    size = f"{images.train} training and {images.test} test images of {images.height}x{images.width}"
-    if chosen.data == "scenes":
-        return f"Data: rendered rooms (`scenes`), {size}; not NYUv2, so the paper's numbers are not shown."
+def told(method, tasks):
+    """What a row of `methods` trains by, beyond defaults, a few words each."""
+    chosen, words = method.model_dump(by_alias=True, exclude_defaults=True), []
+    if method.objective in DISTILLING:
+        words.append(f"teacher_bn {method.teacher_bn}")
+        words += [f"balancer {method.balancer}"] if method.balancer != "uniform" else []
+        words += [f"{'+'.join(method.taps)}, {method.adaptor} adaptors, lambda "
+                  + " ".join(f"{method.lambda_[task]:g}" for task in tasks)] if method.taps else []
+    for key, value in chosen.items():
+        if key not in ("title", "objective", "balancer", "taps", "adaptor", "lambda", "teacher_bn"):
+            words += [f"{name} {x}" for name, x in value.items()] if isinstance(value, dict) else [f"{key} {value}"]
+    return words
+
+
+def data_told(chosen, suite):
+    images, nyuv2, data = chosen.training_of(suite).data, chosen.datasets.nyuv2, chosen.suite(suite).data
+    def count(images):
+        return images if isinstance(images, int) else " + ".join(
+            f"{'all' if number is None else number} {domain}" for domain, number in images)
+    size = f"{count(images.train)} training and {count(images.test)} test images of {images.height}x{images.width}"
+    if data in RENDERED:
+        what, real = RENDERED[data]
+        return f"Data: {what} (`{data}`), {size}; not {real}, so the paper's numbers are not shown."
+    if data == "cityscapes":
+        real = chosen.datasets.cityscapes
+        made = "" if real.layout == "mtan" else (f"; from the original tree, if that is what is there: 7 classes by "
+                                                 f"{real.seven}, disparity {real.disparity}")
+        few = "" if real.classes == 7 else "; the paper has 7"
+        return f"Data: Cityscapes, {real.classes} classes, {size}{made}{few}."
+    if data == "svhn_omniglot":
+        return f"Data: SVHN and Omniglot, {size}." if chosen.datasets.svhn_omniglot.digits == "svhn" else (
+            f"Data: MNIST and Omniglot, {size}; the paper has SVHN, so its numbers are not shown.")
     made = (f", from its authors' .mat files ({nyuv2.depth} depth, window {nyuv2.crop}), not MTAN's arrays, the paper's"
             if nyuv2.source == "mat" else "")
     fitted = ("; normals fitted to the depth, not the published ones, so the paper's normal columns are not shown"

@@ -1,22 +1,26 @@
 """The task table: a row a task holds its loss, its head width and its metrics under both protocols.
 
 Sources: KD4MTL (Li & Bilen 2020, arXiv 2007.06889), Table 2 and the released code; section and quirk numbers
-are those of our specification of it. B C H W = images, classes, height, width. Targets holds all three of
+are those of our specification of it. B C H W = images, classes, height, width. Targets holds those of
 
     label   (B, H, W)    int64    class 0 ... C-1; -1 void
     depth   (B, 1, H, W) float32  metres (Cityscapes: inverse depth in stored units); 0 invalid
     normal  (B, 3, H, W) float32  about unit length; (0, 0, 0) invalid
+    digits, characters (B,) int64 class; -1 where the image has no such label
 
-and predictions any of semantic (B, C, H, W) log-probabilities, depth (B, 1, H, W), normal (B, 3, H, W) of
-unit length, in float32 or wider.
+that its data set has, and predictions any of semantic (B, C, H, W) log-probabilities, depth (B, 1, H, W), normal
+(B, 3, H, W) of unit length, digits and characters (B, C) log-probabilities, in float32 or wider.
 
 Protocols: `official` (4.2, the paper's tables) is a number per batch, then the plain mean over batches;
 `dataset` (4.3, everyone since) pools all valid pixels. A `Tally` keeps integers only (4.5): `dataset` depends
 on neither batch size nor image order in any bit, `official` not on the chunks in which the images arrive.
 
+Accuracies of Table 1 are the same under both.
+
 Cost of `Tally.update`, all tasks, C = 13, on 2 shared Xeon cores, 8 images: 96x128 60 ms, 288x384 0.5 s.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean
@@ -43,9 +47,9 @@ class Task:
 
     name: str
     target: str
-    channels: Callable  # (classes) -> width of the head
+    channels: Callable  # ({task: names of its classes}) -> width of the head
     loss: Callable  # (prediction, targets, normal_mask) -> scalar
-    match: Callable  # (prediction, a teacher's prediction, temperature) -> (B, H, W), 0 where they agree
+    match: Callable  # (prediction, a teacher's prediction, temperature) -> (B, H, W) or (B,), 0 where they agree
     measure: Callable  # (prediction, targets, classes, official_batch) -> images, pooled; on the device
     summarise: Callable  # (images, pooled, classes, official_batch) -> official, dataset; as `metrics`
 
@@ -83,10 +87,12 @@ def _masked_mean(values, mask):  # (B, H, W), (B, H, W) -> scalar; the clamp mak
     return torch.where(mask, values, 0).sum() / distributed.total(mask.sum()).clamp(min=1)
 
 
-def _semantic_loss(prediction, targets, normal_mask):
-    # reduction "none": the others add floats atomically on CUDA, and two runs would differ in the last bits
-    nll = F.nll_loss(prediction, targets["label"], ignore_index=-1, reduction="none")
-    return _masked_mean(nll, targets["label"] != -1)
+def _class_loss(target):
+    def loss(prediction, targets, normal_mask):
+        # reduction "none": the others add floats atomically on CUDA, and two runs would differ in the last bits
+        nll = F.nll_loss(prediction, targets[target], ignore_index=-1, reduction="none")
+        return _masked_mean(nll, targets[target] != -1)
+    return loss
 
 
 def _depth_loss(prediction, targets, normal_mask):
@@ -98,17 +104,19 @@ def _normal_loss(prediction, targets, normal_mask):
     return _masked_mean(1 - (prediction * targets["normal"]).sum(dim=1), mask)
 
 
-def matches(predictions, taught, temperature=1.0):
-    """How far predictions are from teachers', a scalar a task: prediction distillation, a mean over all pixels.
+def matches(predictions, taught, targets, temperature=1.0):
+    """How far predictions are from teachers', a scalar a task: prediction distillation, a mean over all pixels, or
+    over the images of a task's own domain.
 
     Classes: KL divergence at the temperature, times its square (Hinton et al. 2015); depth: absolute difference;
     normals: 1 - cosine. KD4MTL names none for the last two (BAM, its section 4).
     """
-    maps = [_task(task).match(p, taught[task], temperature) for task, p in predictions.items()]
-    return [_masked_mean(x, torch.ones_like(x, dtype=torch.bool)) for x in maps]
+    maps = {task: _task(task).match(p, taught[task], temperature) for task, p in predictions.items()}
+    return [_masked_mean(x, targets[task] != -1 if x.dim() == 1 else torch.ones_like(x, dtype=torch.bool))
+            for task, x in maps.items()]
 
 
-def _semantic_match(prediction, taught, temperature):
+def _class_match(prediction, taught, temperature):
     p, q = ((x / temperature).log_softmax(dim=1) for x in (prediction, taught))
     return temperature**2 * (q.exp() * (q - p)).sum(dim=1)
 
@@ -142,6 +150,15 @@ def _measure_semantic(prediction, targets, classes, official_batch):
     cell = (image * (classes + 2) + row) * classes + prediction.max(dim=1).indices
     images = _count(cell, len(row) * (classes + 2) * classes).view(len(row), -1)
     return images, images[:0, 0]
+
+
+def _measure_class(task):
+    """Columns: labelled, right."""
+    def measure(prediction, targets, classes, official_batch):
+        label = targets[task]
+        images = torch.stack([label >= 0, prediction.max(dim=1).indices == label], dim=1).long()
+        return images, images[:0, 0]
+    return measure
 
 
 def _measure_depth(prediction, targets, classes, official_batch):
@@ -198,6 +215,12 @@ def _summarise_semantic(images, pooled, classes, official_batch):
     return official, [100 * iou.item(), 100 * (hits.sum() / total.sum()).item()]
 
 
+def _summarise_class(images, pooled, classes, official_batch):
+    labelled, right = images.sum(0).tolist()
+    accuracy = [100 * right / labelled if labelled else NAN]
+    return accuracy, accuracy
+
+
 def _summarise_depth(images, pooled, classes, official_batch):
     def numbers(pixels, absolute, relative):
         return [absolute / pixels / FIXED, relative / pixels / FIXED] if pixels else [NAN] * 2
@@ -229,9 +252,14 @@ def _pooled_median(histogram):
 
 
 ROWS = (
-    Task("semantic", "label", lambda c: c, _semantic_loss, _semantic_match, _measure_semantic, _summarise_semantic),
+    Task("semantic", "label", lambda c: len(c["semantic"]), _class_loss("label"), _class_match, _measure_semantic,
+         _summarise_semantic),
     Task("depth", "depth", lambda c: 1, _depth_loss, _depth_match, _measure_depth, _summarise_depth),
     Task("normal", "normal", lambda c: 3, _normal_loss, _normal_match, _measure_normal, _summarise_normal),
+    Task("digits", "digits", lambda c: len(c["digits"]), _class_loss("digits"), _class_match,
+         _measure_class("digits"), _summarise_class),
+    Task("characters", "characters", lambda c: len(c["characters"]), _class_loss("characters"), _class_match,
+         _measure_class("characters"), _summarise_class),
 )
 TASKS = {task.name: task for task in ROWS}
 
@@ -239,6 +267,7 @@ TASKS = {task.name: task for task in ROWS}
 class Tally:
     """One evaluation pass: `update` with chunks of images in id order, then `results`.
 
+    classes: {task: names of its classes}.
     official_batch: images in a batch of the official protocol (the paper: NYUv2 2, Cityscapes 8); every chunk
     but the last holds a multiple of it. A metric without a valid pixel in the whole pass is NaN.
     first, of: this process measures the images from `first` on, of so many; counts are added up over processes.
@@ -257,19 +286,20 @@ class Tally:
     @torch.no_grad()
     def update(self, predictions, targets):
         """Queues work on the device and returns; nothing in here waits for it (quirk Q10)."""
-        images, *size = targets["label"].shape
+        images, _, *size = next(iter(predictions.values())).shape
         if self.closed:
             raise ValueError(f"All chunks but the last should be a multiple of {self.official_batch} images.")
         self.closed = images % self.official_batch != 0
-        assert size[0] * size[1] <= PIXELS, size
+        assert math.prod(size) <= PIXELS, size
         for i, task in enumerate(self.tasks):
             prediction, target = predictions[task.name], targets[task.target]
             assert prediction.shape == (images, task.channels(self.classes), *size), prediction.shape
-            rows, pooled = task.measure(prediction, targets, self.classes, self.official_batch)
+            rows, pooled = task.measure(prediction, targets, task.channels(self.classes), self.official_batch)
             self.images[i].append(rows)
             self.pooled[i] = self.pooled[i] + pooled
             # pixels with NaN or inf, which survive the sum over channels: cheaper than a test per channel
-            self.faults[i] += torch.stack([(~x.sum(dim=1).isfinite()).sum() for x in (prediction, target)])
+            self.faults[i] += torch.stack([(~x.sum(dim=1).isfinite()).sum() for x in (
+                prediction, target if target.dim() > 1 else target[:, None])])
 
     def placed(self, rows):
         """Rows (b, n) of this process's images among zeros for the others'."""
@@ -290,7 +320,7 @@ class Tally:
         out = {"official": {}, "dataset": {}}
         for i, task in enumerate(self.tasks):
             images, pooled = host[i], host[i + len(self.tasks)]
-            numbers = task.summarise(images, pooled, self.classes, self.official_batch)
+            numbers = task.summarise(images, pooled, task.channels(self.classes), self.official_batch)
             for metrics, values in zip(out.values(), numbers, strict=True):
                 metrics.update(zip(task.metrics, values, strict=True))
         return out

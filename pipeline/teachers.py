@@ -9,20 +9,20 @@ from pipeline.tasks import TASKS
 
 def network(run, tasks, classes, device):
     """The row's architecture with one head a task, channels last (convolutions are faster so, CPU and GPU)."""
-    channels = {task: TASKS[task].channels(len(classes)) for task in tasks}
+    channels = {task: TASKS[task].channels(classes) for task in tasks}
     built = models.load(run["model"], channels, run["train"]["width"], **run["architecture"])
     return distributed.synchronised(built.to(device, memory_format=torch.channels_last), device)
 
 
 def weights_file(run, task):
-    return params.folder(run["model"], task, run["seed"]) / "weights.pt"
+    return params.folder(run["suite"], run["model"], task, run["seed"]) / "weights.pt"
 
 
 def load(run, task, classes, device):
     """One task's frozen teacher in eval mode, at the epoch that `features.teacher` names."""
     path = weights_file(run, task)
-    stage = f"teacher@{run['model']}-{task}-{run['seed']}"
-    states = checkpoint.read_weights(path, f"run `dvc checkout --force {path}`, or `dvc repro --force -s {stage}`")
+    states = checkpoint.read_weights(path, f"run `dvc checkout --force {path}`, or `dvc repro --force -s "
+                                           f"{params.stage_of(run, 'teacher', task)}`")
     teacher = network(run, [task], classes, device)
     teacher.load_state_dict(states[run["features"]["teacher"]])
     return teacher.requires_grad_(False).eval()

@@ -1,14 +1,15 @@
 """Stages `teacher`, `baseline` and `student`: the one training loop.
 
-    python -m pipeline.train teacher segnet semantic 0       a single-task network
-    python -m pipeline.train baseline segnet uniform 0       a multi-task network on the labels alone
-    python -m pipeline.train wide segnet cagrad 0            the same, a row of the table of balancers
-    python -m pipeline.train student segnet ours 0           a multi-task network that follows the teachers
+    python -m pipeline.train rooms teacher segnet semantic 0       a single-task network
+    python -m pipeline.train rooms baseline segnet uniform 0       a multi-task network on the labels alone
+    python -m pipeline.train rooms wide segnet cagrad 0            the same, a row of the table of balancers
+    python -m pipeline.train rooms student segnet ours 0           a multi-task network that follows the teachers
+    python -m pipeline.train rooms ablation segnet ours-last 0     the same, a row of Table 4
 
-Writes out/runs/<model>-<name>-s<seed>/: weights.pt (state dicts of the last epoch and of the one with the lowest
-training loss), curve.csv (an epoch a row), balance.csv (what the balancer saw and did; not for one task), run.yaml (the
-resolved row), cost.json (time and memory). Killed at any moment, the same command goes on from the last finished epoch
-and ends with the same bits.
+Writes out/<suite>/runs/<model>-<name>-s<seed>/: weights.pt (state dicts of the last epoch, of the one with the lowest
+training loss, and for a teacher of the one with the lowest loss of its last batch), curve.csv (an epoch a row),
+balance.csv (what the balancer saw and did; not for one task), run.yaml (the resolved row), cost.json (time and memory).
+Killed at any moment, the same command goes on from the last finished epoch and ends with the same bits.
 """
 
 import functools
@@ -32,15 +33,15 @@ from pipeline.problem import Problem, run
 from pipeline.progress import Line, clock
 
 
-def main(stage, model_name, name, seed):
-    row = params.load().resolve(stage, model_name, name, seed)
-    if distributed.launched("pipeline.train", stage, model_name, name, seed):
+def main(suite, stage, model_name, name, seed):
+    row = params.load().resolve(suite, stage, model_name, name, seed)
+    if distributed.launched("pipeline.train", suite, stage, model_name, name, seed):
         return
-    training, tasks, title = row["train"], row["tasks"], f"{model_name}-{name}-s{seed}"
+    training, tasks, title = row["train"], row["tasks"], f"{suite}-{model_name}-{name}-s{seed}"
     where = device.pick()
-    train, test = data.Split("train", where), data.Split("test", where)
-    batches = batches_of(len(train), row)
-    enough_for_all(batches, test, row)
+    train, test = data.Split(suite, "train", where), data.Split(suite, "test", where)
+    batches = epoch_of(train, row, 0)
+    enough_for_all(batches, train, test, row)
 
     # -- what is trained: the same seed gives every method of a row the same first weights
     torch.manual_seed(row["seed"])
@@ -51,45 +52,49 @@ def main(stage, model_name, name, seed):
     optimiser = torch.optim.Adam(model.parameters(), training["lr"], fused=True)
     trunk, way = compiled.trunk_of(model, train.batch(distributed.share(batches[0]))[0], training["precision"])
     print(f"{title}: {sum(p.numel() for p in model.parameters()):,} parameters, {device.describe(where)}, {way}, "
-          f"kernels {kernels.dispatch.describe(where)}; {len(train)} images; {objective.describe()}")
+          f"kernels {kernels.dispatch.describe(where)}; {sum(map(len, batches))} images an epoch; "
+          f"{objective.describe()}")
 
     # -- what is already there
-    work = checkpoint.Run(title, checkpoint.fingerprint(row, data.fingerprint(data.load_manifest()), where.type, way,
-                                                        kernels.dispatch.choose(where), teacher_digests(row)))
+    work = checkpoint.Run(title, checkpoint.fingerprint(
+        row, data.fingerprint(data.load_manifest(suite)), where.type, way, kernels.dispatch.choose(where),
+        teacher_digests(row)))
     state = work.load()
     holders = {"model": model, "optimiser": optimiser, "objective": objective, "balancer": balancer}
-    curve, balance, best, seconds, memory = [], [], None, 0.0, 0.0
+    curve, balance, best, by_batch, seconds, memory = [], [], None, None, 0.0, 0.0
     if state:
         for key, holder in holders.items():
             holder.load_state_dict(state[key])
         torch.set_rng_state(state["rng"])
-        curve, balance, best = state["curve"], state["balance"], state["best"]
+        curve, balance, best, by_batch = state["curve"], state["balance"], state["best"], state["by_batch"]
         seconds, memory = state["seconds"], state["memory"]
         print(f"{title}: going on from epoch {len(curve)}")
 
     # -- the epochs
     steps = len(batches)
+    rate = functools.partial(learning_rate, training, steps=steps, early=row["switches"]["step_first"])
     for epoch in range(len(curve), training["epochs"]):
         model.train()
         balancer.start_epoch([[line[f"loss_{task}"] for task in tasks] for line in curve])
-        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(mix(row["seed"], epoch))).tolist()
+        batches = epoch_of(train, row, epoch)
         if training["augment"] != "none":
             drawn = augment.draw(mix(row["seed"], epoch), len(train), *train.size).to(where)
         line, begun, sums, broken = Line(f"{title} epoch {epoch + 1}/{training['epochs']}", steps), time.time(), 0, None
         record = Record(tasks)
-        own = [[order[i] for i in distributed.share(batch)] for batch in batches]
+        own = [distributed.share(batch) for batch in batches]
         train.expect(own[0])
         objective.expect(own[0])
         for step, index in enumerate(own):
             for group in optimiser.param_groups:
-                group["lr"] = learning_rate(training, epoch, step, steps)
-            balancer.follow(learning_rate(training, epoch, step, steps))
+                group["lr"] = rate(epoch, step)
+            balancer.follow(rate(epoch, step))
             objective.progress = (epoch + step / steps) / training["epochs"]
             image, targets = train.batch(index)
             if step + 1 < steps:
                 train.expect(own[step + 1])
             if training["augment"] != "none":
-                image, targets = augment.apply(image, targets, drawn[data.positions(index, where)])
+                image, targets = augment.apply(image, targets, drawn[data.positions(index, where)],
+                                               train.inverse_depth)
             optimiser.zero_grad(set_to_none=True)
             losses, terms, watched, weights, gramian = gradients(
                 model, objective, balancer, index, image, targets, training["precision"], trunk,
@@ -106,12 +111,12 @@ def main(stage, model_name, name, seed):
                 broken, torch.where(values.isfinite(), steps, step))
             sums = sums + values
             line.step(step + 1, lambda values=values: f"loss {values[:len(tasks)].mean().item():.4f}")
-        sums, broken = distributed.total(sums), distributed.least(broken)
+        sums, broken, final = distributed.total(sums), distributed.least(broken), distributed.total(values[:len(tasks)])
         names = [*(f"loss_{task}" for task in tasks), *terms, *watched]
         stop_if_broken(title, epoch, steps, [*names, *(f"weight_{task}" for task in tasks)], broken, record, work)
         took = time.time() - begun
         seconds += took
-        curve.append({"epoch": epoch + 1, "lr": learning_rate(training, epoch, steps - 1, steps),
+        curve.append({"epoch": epoch + 1, "lr": rate(epoch, steps - 1),
                       **dict(zip(names, (sums[:len(names)] / steps).tolist(), strict=True)),
                       **flat(measured(title, model, test, row, where))})
         balance.append({"epoch": epoch + 1, **record.line()})
@@ -119,14 +124,19 @@ def main(stage, model_name, name, seed):
         # KD4MTL selects by the mean task loss on training batches, distances not counted (quirk Q5)
         if best is None or train_loss(curve[-1], tasks) < train_loss(curve[best["epoch"] - 1], tasks):
             best = {"epoch": epoch + 1, "weights": copy(model)}
+        if stage == "teacher" and (by_batch is None or final.item() < by_batch["loss"]):           # quirk Q6
+            by_batch = {"loss": final.item(), "weights": copy(model)}
         work.save({**{key: holder.state_dict() for key, holder in holders.items()}, "rng": torch.get_rng_state(),
-                   "curve": curve, "balance": balance, "best": best, "seconds": seconds, "memory": memory})
+                   "curve": curve, "balance": balance, "best": best, "by_batch": by_batch,
+                   "seconds": seconds, "memory": memory})
         left = (time.time() - begun) * (training["epochs"] - epoch - 1)
         line.close(f"{summary(curve[-1], tasks)}  {took / steps:.2f} s/it  eta {clock(left)}")
 
     # -- what is left behind
-    folder = params.folder(model_name, name, seed)
-    checkpoint.write(folder / "weights.pt", checkpoint.pack({"last": copy(model), "train_loss": best["weights"]}))
+    folder = params.folder(suite, model_name, name, seed)
+    states = {"last": copy(model), "train_loss": best["weights"]} | (
+        {"last_batch": by_batch["weights"]} if by_batch else {})
+    checkpoint.write(folder / "weights.pt", checkpoint.pack(states))
     checkpoint.write(folder / "curve.csv", text(curve).encode())
     if stage != "teacher":
         checkpoint.write(folder / "balance.csv", text(balance).encode())
@@ -134,7 +144,7 @@ def main(stage, model_name, name, seed):
     cost = {"parameters": sum(p.numel() for p in model.parameters()), "steps": steps * training["epochs"],
             "seconds_per_step": seconds / (steps * training["epochs"]), "peak_memory_mb": memory,
             "backward_passes": balancers.passes(balancer, objective.terms), "device": device.describe(where),
-            "stage": stage, "work": params.work(training, *data.load_manifest()["size"])}
+            "stage": stage, "work": params.work(training, *train.size)}
     checkpoint.write(folder / "cost.json", (json.dumps(cost, indent=1) + "\n").encode())
     work.done()
 
@@ -148,16 +158,31 @@ def balancer_of(row, where):
         raise Problem(f"`methods.{row['name']}.options`: {mistake}; `make params` checks all of them") from None
 
 
-def batches_of(images, row):
-    """Positions in an epoch's order, a list a step."""
-    batch = row["train"]["batch"]
-    steps = images // batch if row["switches"]["drop_last"] else math.ceil(images / batch)
-    return [list(range(k * batch, min((k + 1) * batch, images))) for k in range(steps)]
+def epoch_of(split, row, epoch):
+    """The images of an epoch in their order, a list a step.
+
+    Where images are labelled for one task only, an equal share of each batch is of each task's own, drawn from shuffled
+    lists that begin again until the longest is through (KD4MTL's Table 1: 256 and 256 of 512); a teacher sees its own.
+    """
+    batch, draw = row["train"]["batch"], torch.Generator().manual_seed(mix(row["seed"], epoch))
+    if split.domains:
+        share, own = batch // len(split.domains), {task: split.domains[task] for task in row["tasks"]}
+        orders = [[places[i] for i in torch.randperm(len(places), generator=draw).tolist()] for places in own.values()]
+        return [[order[i % len(order)] for order in orders for i in range(k * share, (k + 1) * share)]
+                for k in range(math.ceil(max(map(len, orders)) / share))]
+    order = torch.randperm(len(split), generator=draw).tolist()
+    steps = len(split) // batch if row["switches"]["drop_last"] else math.ceil(len(split) / batch)
+    return [order[k * batch:(k + 1) * batch] for k in range(steps)]
 
 
-def enough_for_all(batches, test, row):
+def enough_for_all(batches, train, test, row):
     """`Problem` where a process would be without an image."""
+    if not batches:
+        raise Problem(f"{len(train)} training images are less than a batch of {row['train']['batch']}; lower `batch` "
+                      "of the protocol in force, or set `drop_last: false`")
     processes, smallest = distributed.size(), min(map(len, batches))
+    if processes > 1 and train.domains:
+        raise Problem(f"NPROC is {processes}, but batches of {' and '.join(train.domains)} are not shared; set NPROC=1")
     if smallest < processes:
         raise Problem(f"{processes} processes share a batch of {smallest}; raise `batch` of the protocol in force"
                       f"{'' if row['switches']['drop_last'] else ', set `switches.drop_last: true`'}, or lower NPROC")
@@ -182,11 +207,10 @@ def gradients(model, objective, balancer, index, image, targets, precision, trun
     part: share of the batch that the images `index` are, where several processes share it; following: the next images.
     """
     predictions, features = forward(model, image, precision, trunk)
+    objective.part = part
     losses, terms, watched = objective(index, image, predictions, features, targets)
     if following:
         objective.expect(following)
-    if part < 1:
-        terms, watched = ({name: part * x for name, x in means.items()} for means in (terms, watched))
     return losses, terms, watched, *balancers.backward(balancer, model, losses, terms, features)
 
 
@@ -196,17 +220,18 @@ def again(model, precision, objective, image, targets):
     return objective.losses(predictions, targets)
 
 
-def learning_rate(training, epoch, step, steps):
+def learning_rate(training, epoch, step, steps, early=False):
     """The rate of one step, a pure function, so that a resumed run has nothing to restore.
 
-    constant; step: times `step_factor` after every `step_every` epochs (KD4MTL, epochs 100 on; without its off-by-one,
-    quirk Q2); onecycle: torch's OneCycleLR with its defaults, cosine from lr / 25 up over 30 %, down to lr / 250,000.
+    constant; step: times `step_factor` after every `step_every` epochs (KD4MTL, epochs 100 on), an epoch `early` as in
+    the released code, which steps its scheduler first (quirk Q2: from 99 on, and again at 199); onecycle: torch's
+    OneCycleLR with its defaults, cosine from lr / 25 up over 30 %, down to lr / 250,000.
     """
     peak = training["lr"]
     if training["schedule"] == "constant":
         return peak
     if training["schedule"] == "step":
-        return peak * training["step_factor"] ** (epoch // training["step_every"])
+        return peak * training["step_factor"] ** ((epoch + early) // training["step_every"])
     total = training["epochs"] * steps
     now, top = epoch * steps + step, max(0.3 * total - 1, 1e-9)
     low, high, share = (peak / 25, peak, now / top) if now <= top else (
@@ -220,8 +245,8 @@ def mix(seed, epoch):
 
 
 def teacher_digests(row):
-    """Checksums of the teachers a student depends on; nothing for the other stages."""
-    if row["stage"] != "student":
+    """Checksums of the teachers a student depends on; nothing where labels are all there is."""
+    if row["method"]["objective"] == "supervised":
         return []
     return [checkpoint.digest(teachers.weights_file(row, task)) for task in row["tasks"]]
 

@@ -19,9 +19,10 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 def smoke(text):
-    """params.yaml at its smallest: the smoke protocol, one architecture, one baseline."""
-    for key, value in (("models", "[segnet]"), ("protocol", "smoke"), ("baselines", "[uniform]")):
-        text = re.sub(rf"^{key}: .*", f"{key}: {value}", text, flags=re.M)
+    """params.yaml at its smallest: the smoke protocol, of rooms one architecture and one baseline."""
+    for key, value in (("    models", "[segnet]"), ("protocol", "smoke"), ("    baselines", "[uniform]"),
+                       ("      models", "[segnet]")):
+        text = re.sub(rf"^{key}: .*", f"{key}: {value}", text, count=0 if key == "      models" else 1, flags=re.M)
     return text
 
 
@@ -56,14 +57,14 @@ def trained(tmp_path_factory):
     os.chdir(place)
     try:
         (place / "params.yaml").write_text(smoke((ROOT / "params.yaml").read_text()))
-        prepare.main()
+        prepare.main("rooms")
         for task in ("semantic", "depth", "normal"):
-            train.main("teacher", "segnet", task, "0")
-            features.main("segnet", task, "0")
-            evaluate.main("teacher", "segnet", task, "0")
+            train.main("rooms", "teacher", "segnet", task, "0")
+            features.main("rooms", "segnet", task, "0")
+            evaluate.main("rooms", "teacher", "segnet", task, "0")
         for stage, name in (("baseline", "uniform"), ("student", "ours")):
-            train.main(stage, "segnet", name, "0")
-            evaluate.main(stage, "segnet", name, "0")
+            train.main("rooms", stage, "segnet", name, "0")
+            evaluate.main("rooms", stage, "segnet", name, "0")
     finally:
         os.chdir(before)
         torch.use_deterministic_algorithms(False)
@@ -85,3 +86,11 @@ def command(*words, cwd=None, code=None, **environment):
     what = ["-c", code] if code else ["-m"]
     return subprocess.run([sys.executable, *what, *words], cwd=cwd, capture_output=True, text=True,
                           env=os.environ | {"PYTHONPATH": str(ROOT)} | environment)
+
+
+def use_dvc(folder):
+    """DVC in a folder, as the project has it, without Git."""
+    (folder / ".dvc").mkdir()
+    shutil.copy(ROOT / ".dvc/config", folder / ".dvc")
+    (folder / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
+    shutil.copy(ROOT / ".dvcignore", folder)

@@ -33,6 +33,15 @@ def test_equals_cut_resize_and_mirror_one_by_one():
         assert torch.equal(its["normal"][k], alone(targets["normal"]) * signs)
 
 
+def test_inverse_depth_grows_where_depth_shrinks_and_what_is_not_there_is_left_out():
+    image, drawn = torch.rand(8, 3, HEIGHT, WIDTH), augment.draw(3, 8, HEIGHT, WIDTH)
+    targets = {"label": torch.zeros(8, HEIGHT, WIDTH).long(), "depth": torch.ones(8, 1, HEIGHT, WIDTH)}
+    for inverse, power in ((True, 1), (False, -1)):
+        its = augment.apply(image, targets, drawn, inverse)[1]
+        assert set(its) == {"label", "depth"}
+        torch.testing.assert_close(its["depth"][:, 0, 0, 0], drawn[:, 0]**power)
+
+
 def test_draws_cover_scales_places_and_mirrors():
     drawn = augment.draw(0, 3000, HEIGHT, WIDTH)
     assert torch.equal(drawn, augment.draw(0, 3000, HEIGHT, WIDTH))
@@ -54,20 +63,20 @@ def edit(old, new):
 
 
 def test_a_row_asks_for_it(copy):
-    before = open(params.folder("segnet", "uniform", 0) / "curve.csv").read()
-    edit("width: 0.125", "width: 0.125\n        augment: crop")
+    before = open(params.folder("rooms", "segnet", "uniform", 0) / "curve.csv").read()
+    edit("width: 0.125", "width: 0.125\n          augment: crop")
     curves = []
     for _ in range(2):
-        train.main("baseline", "segnet", "uniform", "0")
-        curves.append(open(params.folder("segnet", "uniform", 0) / "curve.csv").read())
+        train.main("rooms", "baseline", "segnet", "uniform", "0")
+        curves.append(open(params.folder("rooms", "segnet", "uniform", 0) / "curve.csv").read())
     assert curves[0] == curves[1] != before
 
 
 def test_cached_features_are_refused_and_live_teachers_are_not(copy, monkeypatch):
-    edit("width: 0.125", "width: 0.125\n        augment: crop")
+    edit("width: 0.125", "width: 0.125\n          augment: crop")
     for task in ("semantic", "depth", "normal"):
-        features.main("segnet", task, "0")
+        features.main("rooms", "segnet", task, "0")
     with pytest.raises(Problem, match="`augment` is 'crop', but cached .* FEATURES=live or `methods.ours.teacher_bn"):
-        train.main("student", "segnet", "ours", "0")
+        train.main("rooms", "student", "segnet", "ours", "0")
     monkeypatch.setenv("FEATURES", "live")
-    train.main("student", "segnet", "ours", "0")
+    train.main("rooms", "student", "segnet", "ours", "0")

@@ -236,8 +236,8 @@ def test_second_look_measures_no_distance(copy, monkeypatch):
                  "objective: feature_distillation\n    balancer: famo"))
     calls, distance = [], feature_distillation.feature_distance
     monkeypatch.setattr(feature_distillation, "feature_distance", lambda *a: calls.append(0) or distance(*a))
-    train.main("student", "segnet", "ours", "0")
-    assert len(calls) == 2 * read(params.folder("segnet", "ours", 0), "")[1]["steps"]      # a tap each
+    train.main("rooms", "student", "segnet", "ours", "0")
+    assert len(calls) == 2 * read(params.folder("rooms", "segnet", "ours", 0), "")[1]["steps"]      # a tap each
 
 
 # -- what lands in .grad
@@ -322,8 +322,8 @@ def test_rows_train_through_the_gramian(copy):
     use(open("params.yaml").read(), student=("objective: feature_distillation\n    balancer: uniform",
                  "objective: feature_distillation\n    balancer: mgda"))
     for stage, name, passes in (("wide", "mgda-full", 3), ("student", "ours", 4)):
-        train.main(stage, "segnet", name, "0")
-        folder = params.folder("segnet", name, 0)
+        train.main("rooms", stage, "segnet", name, "0")
+        folder = params.folder("rooms", "segnet", name, 0)
         _, cost = read(folder, "")
         assert cost["backward_passes"] == passes
         for line in csv.DictReader(open(folder / "balance.csv", newline="")):
@@ -336,7 +336,7 @@ def test_learned_weights_are_told_the_rate_of_every_step(copy, monkeypatch):
     use(open("params.yaml").read(), plan=("schedule: constant", "schedule: onecycle"))
     told = []
     monkeypatch.setattr(balancers.Learned, "follow", lambda self, rate: told.append(rate))
-    train.main("wide", "segnet", "famo", "0")
+    train.main("rooms", "wide", "segnet", "famo", "0")
     plan = {"lr": 1e-3, "schedule": "onecycle", "epochs": 2}
     assert told == [train.learning_rate(plan, k // 2, k % 2, 2) for k in range(4)] and len(set(told)) > 2
 
@@ -345,6 +345,6 @@ def test_learned_weights_are_told_the_rate_of_every_step(copy, monkeypatch):
 def test_distillation_goes_with_every_method(copy, name):
     use(open("params.yaml").read(), student=("objective: feature_distillation\n    balancer: uniform",
                  f"objective: feature_distillation\n    balancer: {name}"))
-    train.main("student", "segnet", "ours", "0")
-    curve, _ = read(params.folder("segnet", "ours", 0), "")
+    train.main("rooms", "student", "segnet", "ours", "0")
+    curve, _ = read(params.folder("rooms", "segnet", "ours", 0), "")
     assert curve[1]["distance"] < curve[0]["distance"]

@@ -72,7 +72,7 @@ def test_training_metrics_of_the_recipe():
     angles, normal, predicted = torch.tensor([10.0, 20, 40]).deg2rad(), torch.zeros(2, 3, 2, 4), torch.zeros(2, 3, 2, 4)
     normal[0, 2, 0, :3], predicted[0, 2, 0, :3], predicted[0, 0, 0, :3] = 1, angles.cos(), angles.sin()
     plain = object.__new__(recipe.Recipe)
-    plain.where, plain.classes = torch.device("cpu"), "abc"
+    plain.where, plain.classes = torch.device("cpu"), {"semantic": ["a", "b", "c"]}
     metrics = plain.metrics({"semantic": torch.nn.functional.one_hot(chosen).permute(0, 3, 1, 2), "depth": found,
                              "normal": predicted}, {"label": label, "depth": depth, "normal": normal})
     assert metrics == pytest.approx([0.316667, 0.690476, 0.7, 0.21, 70 / 3, 20, 1 / 3, 2 / 3, 2 / 3], abs=1e-5)

@@ -28,20 +28,20 @@ def watched(record, weights, gramian, residual):
     add(record, weights, gramian, residual)
 balance.Record.add = watched
 for row in sys.argv[1:]:
-    train.main(*row.split())
+    train.main("rooms", *row.split())
 torch.save(seen, "seen" + os.environ.get("RANK", ""))
 """
 # losses, a layer's, features' and parameters' Gramians, signs of features, a second look, averages, and distillation
 SHARED = ("baseline segnet uniform 0", "wide segnet gradnorm 0", "wide segnet aligned-ub 0", "wide segnet aligned 0",
           "wide segnet graddrop 0", "wide segnet famo 0", "wide segnet db-mtl 0", "student segnet ours 0",
-          "student segnet aligned-ours 0")
+          "student segnet aligned-ours 0", "student segnet bam 0")
 
 
 def rows(text):
     """SHARED's rows in params.yaml, with two steps of three images, which two processes share unevenly."""
     text = text.replace("  rows: [si,", "  rows: [gradnorm, si,")
-    text = text.replace("students: [ours]", "students: [ours, aligned-ours]")
-    head, ours, tail = re.split(r"(?<=\n)(  ours:.*?\n)(?=\n)", text, maxsplit=1, flags=re.S)
+    text = text.replace("students: [ours]", "students: [ours, aligned-ours, bam]")
+    head, ours, tail = re.split(r"(?<=\n)(  ours:.*?\n)(?=  ours-last:)", text, maxsplit=1, flags=re.S)
     another = ours.replace("ours:", "aligned-ours:").replace("uniform", "aligned_mtl")
     head, tail = (head + ours + another + tail).split("  smoke:\n")
     return head + "  smoke:\n" + tail.replace("batch: 4", "batch: 3", 1).replace("epochs: 2", "epochs: 1", 1)
@@ -84,7 +84,7 @@ def both(trained, tmp_path_factory):
 def test_two_processes_equal_one(both, row):
     alone, two, _ = both
     for name in ("curve.csv", "balance.csv"):
-        expected, found = (read(folder / params.folder(*row.split()[1:]) / name) for folder in (alone, two))
+        expected, found = (read(folder / params.folder("rooms", *row.split()[1:]) / name) for folder in (alone, two))
         assert len(found) == len(expected) == 1 and found[0].keys() == expected[0].keys()
         for key in set(found[0]) - {"residual"}:               # which is rounding itself
             # after the two Adam steps of an epoch, which multiply a difference of 1e-15
@@ -121,14 +121,14 @@ if os.environ.get("RANK") == "1":
         return original(*arguments)
     balancers.backward = killing
 """
-STUDENT = ("pipeline.train", "student", "segnet", "ours", "0")
+STUDENT = ("pipeline.train", "rooms", "student", "segnet", "ours", "0")
 
 
 def test_after_a_kill_of_one_process_the_same_bits(copy, tmp_path):
     """By the same command again, and by torchrun's own restart."""
     (tmp_path / "kill").mkdir()
     (tmp_path / "kill/sitecustomize.py").write_text(KILLS_ONE)
-    folder = params.folder(*STUDENT[2:])
+    folder = params.folder(STUDENT[1], *STUDENT[3:])
 
     def bits():
         return {name: (folder / name).read_bytes() for name in ("weights.pt", "curve.csv", "balance.csv")}

@@ -131,7 +131,7 @@ def test_a_bad_option_is_named_with_its_value(key, value):
     ({"digits": 0, "characters": 1}, "data.train.digits is 0, not a whole number from 1$"),
     ({"digits": 1, "characters": 1201}, "data.train.characters is 1201, not a whole number from 1 to 1200"),
     ({"digits": 1.0, "characters": 1}, "data.train.digits is 1.0"),
-    ({"digits": None, "characters": 1}, "data.train.digits is None, not a whole number from 1$"),
+    ({"digits": None, "characters": 1}, "digits is None, not a whole number from 1: drawn images have no end$"),
     ({"digits": 1}, "data.train is .'digits': 1.: give a number of images for each task"),
     (400, "data.train is 400: give"),
 ])  # fmt: skip

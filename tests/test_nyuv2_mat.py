@@ -159,9 +159,9 @@ def test_prepare_takes_the_files(folder):
         assert old in text
         text = text.replace(old, new, 1)
     pathlib.Path("params.yaml").write_text(text)
-    prepare.main()
-    assert data.load_manifest()["ids"]["train"] == ["train/0", "train/198", "train/397", "train/596"]
-    stored = np.load(data.ROOT / "train/normal.npy")[:2].astype(float)
+    prepare.main("rooms")
+    assert data.load_manifest("rooms")["ids"]["train"] == ["train/0", "train/198", "train/397", "train/596"]
+    stored = np.load(data.folder("rooms") / "train/normal.npy")[:2].astype(float)
     assert np.quantile(degrees(stored[stored.any(-1)], normal), 0.99) < 2
 
 

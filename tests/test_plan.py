@@ -18,34 +18,37 @@ def change(**pairs):
 
 
 def test_a_run_that_was_timed_costs_what_it_cost(copy):
-    cost = json.loads(pathlib.Path("out/runs/segnet-ours-s0/cost.json").read_text())
-    seconds, scaled = plan.seconds_of(params.load(), "student@segnet-ours-0")
+    cost = json.loads(pathlib.Path("out/rooms/runs/segnet-ours-s0/cost.json").read_text())
+    seconds, scaled = plan.seconds_of(params.load(), "student-rooms@segnet-ours-0")
     assert seconds == pytest.approx(cost["seconds_per_step"] * cost["steps"]) and not scaled
 
 
 def test_another_size_is_scaled_from_runs_of_its_kind(copy):
-    cost = json.loads(pathlib.Path("out/runs/segnet-depth-s0/cost.json").read_text())
+    cost = json.loads(pathlib.Path("out/rooms/runs/segnet-depth-s0/cost.json").read_text())
     for task in ("semantic", "normal"):
-        pathlib.Path(f"out/runs/segnet-{task}-s0/cost.json").unlink()
+        pathlib.Path(f"out/rooms/runs/segnet-{task}-s0/cost.json").unlink()
     chosen = change(size=("data: {height: 32, width: 64, train: 8, test: 4}",
                           "data: {height: 64, width: 64, train: 16, test: 4}"))
-    seconds, scaled = plan.seconds_of(chosen, "teacher@segnet-semantic-0")
+    seconds, scaled = plan.seconds_of(chosen, "teacher-rooms@segnet-semantic-0")
     assert scaled and seconds == pytest.approx(2 * cost["seconds_per_step"] * 2 * cost["steps"])
 
 
 def test_what_never_ran_has_no_time(copy):
     chosen = change(model=("models: [segnet]", "models: [segnet, mtan]"))
-    assert plan.seconds_of(chosen, "baseline@mtan-uniform-0") == (None, False)
-    assert plan.recorded(pathlib.Path("out/runs/nowhere")) is None
+    assert plan.seconds_of(chosen, "baseline-rooms@mtan-uniform-0") == (None, False)
+    assert plan.recorded(pathlib.Path("out/rooms/runs/nowhere")) is None
 
 
 def test_names_with_hyphens_are_rows(copy):
-    assert plan.seconds_of(params.load(), "wide@segnet-mgda-full-0")[0] > 0
+    assert plan.seconds_of(params.load(), "wide-rooms@segnet-mgda-full-0")[0] > 0
 
 
 def test_features_take_what_the_store_writes(copy):
-    written = sum(json.loads(file.read_text())["bytes"] for file in pathlib.Path("out/features").rglob("*.json"))
-    assert plan.feature_bytes(params.load()) == pytest.approx(written, rel=0.02)
+    written = sum(json.loads(file.read_text())["bytes"] for file in pathlib.Path("out/rooms/features").rglob("*.json"))
+    chosen = params.load()
+    rooms = chosen.model_copy(update={"suites": [("rooms", chosen.suites.rooms)]})
+    assert plan.feature_bytes(rooms) == pytest.approx(written, rel=0.02)
+    assert plan.feature_bytes(chosen) > plan.feature_bytes(rooms)
 
 
 def test_reasons_are_a_few_words():
@@ -65,8 +68,8 @@ def test_several_devices_share_what_does_not_wait():
 
 
 def test_the_paper_is_costed_from_recorded_steps(copy):
-    waiting = {"prepare": [], "teacher@segnet-depth-0": ["prepare"],
-               "student@segnet-ours-0": ["teacher@segnet-depth-0"]}
+    waiting = {"prepare": [], "teacher-rooms@segnet-depth-0": ["prepare"],
+               "student-rooms@segnet-ours-0": ["teacher-rooms@segnet-depth-0"]}
     chosen = params.load().model_copy(update={"protocol": "paper"})
     one, other = (plan.seconds_of(chosen, name)[0] for name in list(waiting)[1:])
     line = plan.cost_of_paper(chosen, waiting, plan.records())

@@ -19,8 +19,8 @@ def student(**changes):
         before = next(line for line in tail.splitlines() if line.strip().startswith(f"{key}:"))
         tail = tail.replace(before, f"    {key}: {value}", 1)
     open("params.yaml", "w").write(head + "  bam:" + tail)
-    train.main("student", "segnet", "bam", "0")
-    with open(params.folder("segnet", "bam", 0) / "curve.csv") as file:
+    train.main("rooms", "student", "segnet", "bam", "0")
+    with open(params.folder("rooms", "segnet", "bam", 0) / "curve.csv") as file:
         return [{key: float(value) for key, value in line.items()} for line in csv.DictReader(file)]
 
 
@@ -31,8 +31,8 @@ def test_matches_are_zero_for_the_teacher_itself_and_what_the_literature_says_el
     depths = [torch.rand(2, 1, 4, 5, generator=generator, dtype=torch.float64) for _ in range(2)]
     ours, theirs = ({"semantic": x.log_softmax(1), "depth": d, "normal": n}
                     for x, d, n in zip(logits, depths, normals, strict=True))
-    assert torch.stack(tasks.matches(theirs, theirs, 2.0)).abs().max() < 1e-12
-    semantic, depth, normal = tasks.matches(ours, theirs, 2.0)
+    assert torch.stack(tasks.matches(theirs, theirs, {}, 2.0)).abs().max() < 1e-12
+    semantic, depth, normal = tasks.matches(ours, theirs, {}, 2.0)
     kl = F.kl_div((logits[0] / 2).log_softmax(1), (logits[1] / 2).softmax(1), reduction="none").sum(1).mean()
     assert semantic == pytest.approx(4 * kl) and depth == pytest.approx((depths[0] - depths[1]).abs().mean())
     assert normal == pytest.approx(1 - F.cosine_similarity(normals[0], normals[1]).mean())
@@ -70,6 +70,32 @@ def test_it_composes_with_feature_distillation_and_balancers(copy):
         for task in ("semantic", "depth", "normal"):
             half = (line[f"label_{task}"] + line[f"match_{task}"]) / 2
             assert line[f"loss_{task}"] == pytest.approx(half, rel=1e-5)
+
+
+def test_a_second_look_sees_the_same_mixture(copy, monkeypatch):
+    """FAMO measures a batch's losses again after the update; with the network as it was they are what they were."""
+    seen, again, backward = {"before": [], "after": []}, train.again, train.balancers.backward
+
+    def before(*arguments):
+        seen["before"] += [x.item() for x in arguments[2]]
+        return backward(*arguments)
+
+    def after(model, *rest):
+        model.load_state_dict(states[-1])
+        losses = again(model, *rest)
+        seen["after"] += [x.item() for x in losses]
+        return losses
+    states, original = [], train.gradients
+
+    def kept(model, *arguments, **named):
+        states.append({key: value.clone() for key, value in model.state_dict().items()})
+        return original(model, *arguments, **named)
+    for name, watched in (("again", after), ("gradients", kept)):
+        monkeypatch.setattr(train, name, watched)
+    monkeypatch.setattr(train.balancers, "backward", before)
+    student(balancer="famo")
+    assert len(seen["before"]) == len(seen["after"]) == 3 * 4
+    assert seen["after"] == pytest.approx(seen["before"], rel=1e-5)
 
 
 def test_the_epoch_is_selected_by_the_labels():

@@ -35,11 +35,12 @@ def use_nyuv2(root, images=8, tests=4):
 
 
 def test_arrays_hold_what_the_reader_gave(folder):
-    prepare.main()
-    manifest = data.load_manifest()
+    prepare.main("rooms")
+    manifest = data.load_manifest("rooms")
     options = {"seed": 0, "noise": 0.03, "holes": 0.08}
-    assert manifest["ids"]["train"] == scenes.ids("train", 8, options) and manifest["classes"] == list(scenes.CLASSES)
-    image, targets = data.Split("test", CPU).batch([2])
+    assert manifest["ids"]["train"] == scenes.ids("train", 8, options) and manifest["classes"] == {
+        "semantic": list(scenes.CLASSES)}
+    image, targets = data.Split("rooms", "test", CPU).batch([2])
     sample = scenes.read("test", manifest["ids"]["test"][2], (H, W), options)
     assert np.abs(image[0].permute(1, 2, 0).numpy() - sample["image"]).max() <= 0.5 / 255 + 1e-6
     assert (targets["label"][0].numpy() == sample["label"]).all()
@@ -49,34 +50,34 @@ def test_arrays_hold_what_the_reader_gave(folder):
 
 
 def test_batches_are_channels_last_and_in_the_order_asked(folder):
-    prepare.main()
-    split = data.Split("train", CPU)
+    prepare.main("rooms")
+    split = data.Split("rooms", "train", CPU)
     image, targets = split.batch([3, 1])
     assert image.is_contiguous(memory_format=torch.channels_last) and image.dtype == torch.float32
     assert torch.equal(split.batch([1])[0][0], image[1]) and targets["label"].dtype == torch.int64
 
 
 def test_manifest_has_every_checksum(folder):
-    prepare.main()
-    manifest = json.loads((data.ROOT / "manifest.json").read_text())
+    prepare.main("rooms")
+    manifest = json.loads((data.folder("rooms") / "manifest.json").read_text())
     assert len(manifest["sha256"]) == 8
     for file, digest in manifest["sha256"].items():
-        assert hashlib.sha256((data.ROOT / file).read_bytes()).hexdigest() == digest
+        assert hashlib.sha256((data.folder("rooms") / file).read_bytes()).hexdigest() == digest
 
 
 def test_preparing_twice_gives_the_same_bits(folder):
-    prepare.main()
-    before = (data.ROOT / "manifest.json").read_text()
-    prepare.main()
-    assert (data.ROOT / "manifest.json").read_text() == before
+    prepare.main("rooms")
+    before = (data.folder("rooms") / "manifest.json").read_text()
+    prepare.main("rooms")
+    assert (data.folder("rooms") / "manifest.json").read_text() == before
 
 
 def test_nyuv2_folders_as_a_user_has_them(folder):
     use_nyuv2(folder / "data/nyuv2")
-    prepare.main()
-    manifest = data.load_manifest()
+    prepare.main("rooms")
+    manifest = data.load_manifest("rooms")
     assert manifest["ids"]["test"] == ["test/0", "test/1", "test/2", "test/3"]
-    image, targets = data.Split("train", CPU).batch([5])
+    image, targets = data.Split("rooms", "train", CPU).batch([5])
     stored = np.load(folder / "data/nyuv2/train/depth/5.npy")[..., 0]
     np.testing.assert_allclose(targets["depth"][0, 0].numpy(), stored, rtol=1e-3)
 
@@ -102,8 +103,8 @@ def test_broken_data_are_a_sentence_before_work(folder, case):
     breaking, words = BROKEN[case]
     breaking(root)
     with pytest.raises(Problem, match=words):
-        prepare.main()
-    assert not data.ROOT.exists()
+        prepare.main("rooms")
+    assert not data.folder("rooms").exists()
 
 
 def test_other_proportions_are_refused(folder):
@@ -112,13 +113,13 @@ def test_other_proportions_are_refused(folder):
         for path in (root / split).rglob("*.npy"):
             np.save(path, np.concatenate([np.load(path)] * 2, axis=0))
     with pytest.raises(Problem, match="height"):
-        prepare.main()
+        prepare.main("rooms")
 
 
 def test_small_disk_is_told_before_work(folder, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 1))
     with pytest.raises(Problem, match=r"need 294,912 bytes but the disk has 1 free; make room .* `protocols.smoke"):
-        prepare.main()
+        prepare.main("rooms")
 
 
 def test_readers_agree_on_the_classes():
@@ -126,6 +127,6 @@ def test_readers_agree_on_the_classes():
 
 
 def test_montage_is_drawn(folder):
-    prepare.main()
-    prepare.montage()
-    assert pathlib.Path("out/montage.png").read_bytes()[:4] == b"\x89PNG"
+    prepare.main("rooms")
+    prepare.montage("rooms")
+    assert pathlib.Path("out/rooms/montage.png").read_bytes()[:4] == b"\x89PNG"

@@ -37,7 +37,7 @@ def reads(monkeypatch, batch, *words):
     before, after = text.split("  smoke:\n")
     open("params.yaml", "w").write(before + "  smoke:\n" + after.replace("batch: 4", f"batch: {batch}", 1))
     with monkeypatch.context() as patches, Reads(patches) as counter:
-        train.main(*words, "0")
+        train.main("rooms", *words, "0")
     open("params.yaml", "w").write(text)
     return counter.count
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-import models
 from kernels import unpack
 from pipeline import data, features, params, sources, store, teachers, train
 from pipeline.problem import Problem
@@ -17,31 +16,31 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def row(copy):
-    return params.load().resolve("student", "segnet", "ours", "0")
+    return params.load().resolve("rooms", "student", "segnet", "ours", "0")
 
 
 def edit(old, new):
     text = open("params.yaml").read()
     assert old in text
     open("params.yaml", "w").write(text.replace(old, new))
-    return params.load().resolve("student", "segnet", "ours", "0")
+    return params.load().resolve("rooms", "student", "segnet", "ours", "0")
 
 
 def source(row, monkeypatch=None, place=None):
     if place:
         monkeypatch.setenv("FEATURES", place)
-    return store.open_for(row, "semantic", data.Split("train", CPU), CPU)
+    return store.open_for(row, "semantic", data.Split("rooms", "train", CPU), CPU)
 
 
 def batch(row, *rest):
-    split = data.Split("train", CPU)
-    return source(row, *rest).batch([5, 1, 2], split.batch([5, 1, 2])[0], models.TAPS)
+    split = data.Split("rooms", "train", CPU)
+    return source(row, *rest).batch([5, 1, 2], split.batch([5, 1, 2])[0], ("mid", "last"))
 
 
 @pytest.mark.parametrize("dtype, gap", [("float32", 1e-5), ("float16", 1e-3), ("uint8", 5e-3)])
 def test_cached_equals_live_to_the_declared_precision(copy, monkeypatch, dtype, gap):
     row = edit("dtype: float16", f"dtype: {dtype}")
-    features.main("segnet", "semantic", "0")
+    features.main("rooms", "segnet", "semantic", "0")
     live = batch(row, monkeypatch, "live")
     for place in ("ram", "disk", "auto"):
         for tap, (stored, energy) in batch(row, monkeypatch, place).items():
@@ -54,13 +53,13 @@ def test_student_curve_cached_equals_live(copy, monkeypatch):
     """With eval-mode teachers a cache is the same method: only rounding differs."""
     edit("dtype: float16", "dtype: float32")
     for task in ("semantic", "depth", "normal"):
-        features.main("segnet", task, "0")
+        features.main("rooms", "segnet", task, "0")
     curves = {}
     for place in ("ram", "disk", "live"):
         monkeypatch.setenv("FEATURES", place)
-        shutil.rmtree("out/runs/segnet-ours-s0")
-        train.main("student", "segnet", "ours", "0")
-        curves[place] = open("out/runs/segnet-ours-s0/curve.csv").read()
+        shutil.rmtree("out/rooms/runs/segnet-ours-s0")
+        train.main("rooms", "student", "segnet", "ours", "0")
+        curves[place] = open("out/rooms/runs/segnet-ours-s0/curve.csv").read()
     assert curves["ram"] == curves["disk"]
     values = {place: [[float(x) for x in line.split(",")[:9]] for line in text.splitlines()[1:]]
               for place, text in curves.items()}
@@ -69,8 +68,8 @@ def test_student_curve_cached_equals_live(copy, monkeypatch):
 
 def test_batch_mode_teachers_depend_on_the_batch(copy):
     """Why `teacher_bn: batch` cannot be cached: an image's features change with its neighbours."""
-    row = params.load().resolve("student", "segnet", "ours", "0")
-    split = data.Split("train", CPU)
+    row = params.load().resolve("rooms", "student", "segnet", "ours", "0")
+    split = data.Split("rooms", "train", CPU)
     for statistics, differ in ((True, True), (False, False)):
         live = sources.Live(row, "semantic", split.classes, CPU, batch_statistics=statistics)
         first = [live.batch(None, split.batch(index)[0], ["last"])["last"][0][0] for index in ([0, 1], [0, 2])]
@@ -81,26 +80,26 @@ def test_identity_changes_with_what_decides_the_features(row):
     before = {store.identity(row, "semantic"), store.identity(row, "depth")}
     assert len(before) == 2
     assert store.identity(edit("dtype: float16", "dtype: uint8"), "semantic") not in before
-    manifest = json.loads((data.ROOT / "manifest.json").read_text())
+    manifest = json.loads((data.folder("rooms") / "manifest.json").read_text())
     manifest["sha256"]["train/image.npy"] = "0"
-    (data.ROOT / "manifest.json").write_text(json.dumps(manifest))
+    (data.folder("rooms") / "manifest.json").write_text(json.dumps(manifest))
     assert store.identity(row, "semantic") not in before
 
 
 def test_changed_teacher_is_refused(row):
     path = teachers.weights_file(row, "semantic")
     shutil.copy(teachers.weights_file(row, "depth"), path)
-    with pytest.raises(Problem, match="semantic.json is stale.*make features"):
+    with pytest.raises(Problem, match="semantic.json is stale.*dvc repro features-rooms@segnet-semantic-0"):
         source(row)
 
 
 def test_missing_bulk_is_rebuilt_to_the_same_bits(row, capsys):
     bulk = store.BULK / store.identity(row, "semantic")
-    before = {tap: (bulk / f"{tap}.npy").read_bytes() for tap in models.TAPS}
+    before = {tap: (bulk / f"{tap}.npy").read_bytes() for tap in ("mid", "last")}
     shutil.rmtree(bulk)
     source(row)
     assert "rebuilding" in capsys.readouterr().out
-    assert before == {tap: (bulk / f"{tap}.npy").read_bytes() for tap in models.TAPS}
+    assert before == {tap: (bulk / f"{tap}.npy").read_bytes() for tap in ("mid", "last")}
 
 
 @pytest.mark.parametrize("place", ["ram", "disk"])
@@ -122,7 +121,7 @@ def test_truncated_shard_is_named(row):
 
 def test_missing_manifest_is_named(row):
     store.manifest_file(row, "semantic").unlink()
-    with pytest.raises(Problem, match="semantic.json is missing or damaged; run `dvc .* features@segnet-semantic-0"):
+    with pytest.raises(Problem, match="semantic.json is missing or damaged; run `dvc .* features-rooms@segnet-sem"):
         source(row)
 
 
@@ -130,13 +129,13 @@ def test_small_disk_is_told_before_work(row, monkeypatch):
     shutil.rmtree(store.BULK)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 1))
     with pytest.raises(Problem, match=r"features need [\d,]+ bytes but .* has 1 free"):
-        features.main("segnet", "semantic", "0")
+        features.main("rooms", "segnet", "semantic", "0")
     assert not store.BULK.exists()
 
 
 def test_predicted_bytes_are_the_written_ones(copy, capsys):
     shutil.rmtree(store.BULK)
-    features.main("segnet", "semantic", "0")
+    features.main("rooms", "segnet", "semantic", "0")
     said = capsys.readouterr().out
     predicted, written = (float(said.split(word)[0].split()[-2]) for word in (" predicted", " written"))
     assert predicted == pytest.approx(written, rel=0.01)
@@ -152,7 +151,7 @@ def test_parity_gate_refuses_other_features(row, monkeypatch):
 
     monkeypatch.setattr(store, "encode", wrong)
     with pytest.raises(Problem, match="differ from the live teacher's"):
-        features.main("segnet", "semantic", "0")
+        features.main("rooms", "segnet", "semantic", "0")
 
 
 def test_unknown_place(row, monkeypatch):

@@ -8,11 +8,11 @@ import pytest
 import yaml
 from conftest import ROOT, command
 
-from pipeline import table
+from pipeline import params, table
 from pipeline.metrics import METRICS
 from pipeline.problem import Problem
 
-TASKS = ("semantic", "depth", "normal")
+TASKS, PAIR = ("semantic", "depth", "normal"), ("digits", "characters")
 
 
 def result(name, seed, scale=1.0, tasks=TASKS, model="segnet"):
@@ -25,10 +25,14 @@ def result(name, seed, scale=1.0, tasks=TASKS, model="segnet"):
             "commit": "abc1234", "device": "cpu"}
 
 
-def write(*results):
-    pathlib.Path("out/metrics").mkdir(parents=True, exist_ok=True)
+def write(*results, suite="rooms"):
+    chosen = params.load().suite(suite)
+    groups = dict.fromkeys(chosen.tasks, "teacher") | {
+        name: group for group, (_, _, rows, _) in chosen.groups().items() for name in rows}
     for one in results:
-        pathlib.Path(f"out/metrics/{one['run']}.json").write_text(json.dumps(one))
+        place = pathlib.Path(f"out/{suite}/metrics/{groups[one['name']]}")
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{one['run']}.json").write_text(json.dumps(one))
 
 
 def change(*pairs):
@@ -39,11 +43,11 @@ def change(*pairs):
     open("params.yaml", "w").write(text)
 
 
-def make():
-    table.main("table2")
-    cells = json.loads(pathlib.Path("out/tables/table2.json").read_text())["cells"]
+def make(name="table2"):
+    table.main(name)
+    cells = json.loads(pathlib.Path(f"out/tables/{name}.json").read_text())["cells"]
     found = {(c["method"], c["rule"], c["protocol"], c["metric"]): c for c in cells}
-    return found, pathlib.Path("out/tables/table2.md").read_text()
+    return found, pathlib.Path(f"out/tables/{name}.md").read_text()
 
 
 def everything(seed, ours=1.0, uniform=1.0):
@@ -112,13 +116,16 @@ def test_a_hole_says_which_run_is_missing(folder):
 
 
 def test_nothing_to_show_is_a_sentence(folder):
-    with pytest.raises(Problem, match="run `make evaluate`"):
-        table.main("table2")
+    for name, word in (("table2", "table2"), ("balancers", "table-balancers"), ("table1", "table1")):
+        with pytest.raises(Problem, match=f"none of the rows in params.yaml; run `make {word}`"):
+            table.main(name)
+    with pytest.raises(Problem, match="'table5' is no table; there are table1, "):
+        table.main("table5")
 
 
 def test_damaged_metrics_are_named(folder):
     write(*everything(0))
-    pathlib.Path("out/metrics/segnet-ours-s0.json").write_text('{"run"')
+    pathlib.Path("out/rooms/metrics/student/segnet-ours-s0.json").write_text('{"run"')
     with pytest.raises(Problem, match="segnet-ours-s0.json is damaged"):
         table.main("table2")
 
@@ -143,9 +150,74 @@ def test_switches_in_force_are_in_the_caption(folder):
     assert "teacher_bn batch" in text and "normal_mask depth" in text and "abc1234" in text
 
 
-def test_the_papers_numbers_are_complete():
-    printed = yaml.safe_load((ROOT / "pipeline/paper.yaml").read_text())["table2"]
-    assert all(len(values) == len(METRICS) for methods in printed.values() for values in methods.values())
+def test_the_papers_numbers_are_complete(folder, params_text):
+    (folder / "params.yaml").write_text(params_text)
+    chosen, printed = params.load(), yaml.safe_load((ROOT / "pipeline/paper.yaml").read_text())
+    assert set(printed) == {suite for _, suite, _ in table.TABLES.values()}
+    for name, papers in printed.items():
+        suite = chosen.suite(name)
+        wanted = [metric for metric in METRICS if METRICS[metric].task in suite.tasks]
+        assert papers["metrics"] == wanted + ["average_pct"] * (name == "domains")
+        rows = {"stl", *suite.baselines, *suite.students, *suite.ablation.rows}
+        assert set(papers["models"]) == set(suite.models)
+        for methods in papers["models"].values():
+            assert set(methods) <= rows and {"stl", *suite.students, *suite.ablation.rows} <= set(methods)
+            assert all(len(values) == len(papers["metrics"]) for values in methods.values())
+
+
+def test_table_4_is_the_students_and_the_ablation_on_its_models(folder):
+    rows = ("ours-last", "ours-nonlinear", "ours-none")
+    two = "models: [segnet{}]\n    tasks: [semantic, depth, normal]\n    baselines: [uniform]"
+    change(("data: scenes ", "data: nyuv2 "), (two.format(""), two.format(", mtan")))
+    write(*everything(0), *(result(name, 0) for name in rows[:2]), result("ours", 0, model="mtan"))
+    found, text = make("table4")
+    assert list(dict.fromkeys(key[0] for key in found)) == ["stl", "ours", *rows]
+    assert found["ours-last", "last", "official", "miou_pct"]["paper"] == 18.66
+    assert "segnet-ours-none-s0" in text and "# Table 4" in text and "MTAN" not in text
+
+
+def test_the_wide_table_has_table_2s_rows_and_its_own(folder):
+    change(("      rows: [si, rlw, ", "      rows: [si, "))
+    write(*everything(0), result("si", 0), result("cagrad", 0))
+    found, text = make("balancers")
+    methods = list(dict.fromkeys(key[0] for key in found))
+    assert methods[:3] == ["stl", "uniform", "si"] and methods[-1] == "ours" and "rlw" not in methods
+    assert found["cagrad", "last", "official", "miou_pct"]["n"] == 1 and "CAGrad: c 0.4" in text
+    assert "cagrad" not in {key[0] for key in make()[0]}
+
+
+def test_cityscapes_stands_beside_the_paper_with_its_7_classes_only(folder):
+    change(("data: streets ", "data: cityscapes "), ("    models: [segnet, mtan]\n    tasks: [semantic, depth]\n",
+                                                     "    models: [segnet]\n    tasks: [semantic, depth]\n"))
+    tasks = TASKS[:2]
+    write(*(result(task, 0, tasks=(task,)) for task in tasks), result("ours-streets", 0, tasks=tasks), suite="streets")
+    found, text = make("table3")
+    assert found["ours-streets", "train_loss", "official", "abs_err"]["paper"] == 0.0140
+    assert found["ours-streets", "train_loss", "official", "angle_mean_deg"]["n"] == 0
+    assert "Data: Cityscapes, 7 classes" in text and "Abs Err" in text and "<11.25" not in text
+    change(("classes: 7\n    seven", "classes: 19\n    seven"))
+    found, text = make("table3")
+    assert all(cell["paper"] is None for cell in found.values()) and "19 classes" in text and "52.18" not in text
+
+
+def test_two_domains_have_an_average_and_the_papers_numbers_for_svhn_only(folder):
+    def domains(scale=1.0):
+        return [*(result(task, 0, tasks=(task,), model="lenet") for task in PAIR),
+                result("ours-domains", 0, scale, PAIR, "lenet")]
+    write(*domains(1.1), suite="domains")
+    found, text = make("table1")
+    assert all(cell["paper"] is None for cell in found.values()) and "drawn digits and characters" in text
+    change(("data: glyphs ", "data: svhn_omniglot "))
+    found, text = make("table1")
+    cell = found["ours-domains", "median20", "official", "average_pct"]
+    assert cell["mean"] == pytest.approx(1.1 * 10.5) and cell["paper"] == 79.09
+    assert found["ours-domains", "median20", "official", "delta_pct"]["mean"] == pytest.approx(10)
+    assert found["stl", "median20", "official", "average_pct"]["paper"] is None and "88.84" in text
+    assert "median of the last twenty epochs" in text and "one confusion matrix" not in text
+    assert "Data: SVHN and Omniglot, 12 digits + 8 characters training" in text
+    change(("digits: svhn ", "digits: mnist "))
+    found, text = make("table1")
+    assert all(cell["paper"] is None for cell in found.values()) and "88.84" not in text and "MNIST" in text
 
 
 def test_the_table_needs_no_torch(folder):

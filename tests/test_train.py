@@ -31,9 +31,9 @@ def killing(*a, **k):
 setattr(holder, name, killing)
 importlib.import_module(module).main(*words)
 """
-TEACHER = ("pipeline.train", "teacher", "segnet", "semantic", "0")
-FEATURES = ("pipeline.features", "segnet", "semantic", "0")
-STUDENT = ("pipeline.train", "student", "segnet", "ours", "0")
+TEACHER = ("pipeline.train", "rooms", "teacher", "segnet", "semantic", "0")
+FEATURES = ("pipeline.features", "rooms", "segnet", "semantic", "0")
+STUDENT = ("pipeline.train", "rooms", "student", "segnet", "ours", "0")
 RANDOM = random.Random(20261120)
 # Two epochs of two steps: a teacher steps Adam 4 times, a student 8 (network and adaptors); a stage's files are renamed
 # into place one by one; the smoke set's features are one batch, its writes progress, manifest and tracked manifest.
@@ -50,9 +50,9 @@ KILLS = {
 def results(stage):
     """Bits of what a stage leaves, timings apart."""
     if stage is FEATURES:
-        paths = [*store.BULK.rglob("*.npy"), *pathlib.Path("out/features").rglob("semantic.json")]
+        paths = [*store.BULK.rglob("*.npy"), *pathlib.Path("out/rooms/features").rglob("semantic.json")]
     else:
-        folder = params.folder(*stage[2:])
+        folder = params.folder(stage[1], *stage[3:])
         paths = [folder / name for name in ("weights.pt", "curve.csv", "run.yaml")]
     return {str(path): path.read_bytes() for path in paths}
 
@@ -64,7 +64,7 @@ def test_killed_run_ends_with_the_same_bits(copy, where, capsys):
     if stage is FEATURES:
         shutil.rmtree(store.BULK)
     else:
-        shutil.rmtree(params.folder(*stage[2:]))
+        shutil.rmtree(params.folder(stage[1], *stage[3:]))
     killed = command(owner, name, str(n), *stage, code=KILL, cwd=copy)
     assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
     again = command(*stage, cwd=copy)
@@ -74,18 +74,18 @@ def test_killed_run_ends_with_the_same_bits(copy, where, capsys):
         expected = {key: value for key, value in expected.items() if key in found}
         assert len(found) == 3
     assert found == expected
-    assert not list(checkpoint.WORK.glob("segnet-*"))
+    assert not list(checkpoint.WORK.glob("*segnet-*"))
 
 
 def test_run_goes_on_from_its_last_epoch(copy):
-    shutil.rmtree(params.folder(*STUDENT[2:]))
+    shutil.rmtree(params.folder(STUDENT[1], *STUDENT[3:]))
     killed = command("pipeline.balancers", "backward", "4", *STUDENT, code=KILL, cwd=copy)
     assert killed.returncode == -signal.SIGKILL
     assert "going on from epoch 1" in command(*STUDENT, cwd=copy).stdout
 
 
 def test_changed_row_never_goes_on_from_another_rows_state(copy):
-    shutil.rmtree(params.folder(*STUDENT[2:]))
+    shutil.rmtree(params.folder(STUDENT[1], *STUDENT[3:]))
     command("pipeline.balancers", "backward", "4", *STUDENT, code=KILL, cwd=copy)
     text = open("params.yaml").read()
     open("params.yaml", "w").write(text.replace("normal: 2.0", "normal: 3.0"))
@@ -112,8 +112,8 @@ def test_same_seed_same_bits_other_seed_other_bits(copy):
     assert results(TEACHER) == before
     text = open("params.yaml").read()
     open("params.yaml", "w").write(text.replace("seeds: [0]", "seeds: [0, 1]"))
-    train.main("teacher", "segnet", "semantic", "1")
-    assert list(results((*TEACHER[:4], "1")).values())[0] != list(before.values())[0]
+    train.main("rooms", "teacher", "segnet", "semantic", "1")
+    assert list(results((*TEACHER[:5], "1")).values())[0] != list(before.values())[0]
 
 
 @pytest.mark.parametrize("batches", [10, 37])
@@ -140,14 +140,15 @@ def test_students_and_baselines_start_from_the_same_weights(copy):
     from pipeline import teachers
     weights = []
     for stage, name in (("baseline", "uniform"), ("student", "ours")):
-        row = params.load().resolve(stage, "segnet", name, "0")
+        row = params.load().resolve("rooms", stage, "segnet", name, "0")
         torch.manual_seed(row["seed"])
-        weights.append(teachers.network(row, row["tasks"], range(13), torch.device("cpu")).state_dict())
+        weights.append(teachers.network(row, row["tasks"], {"semantic": range(13)}, torch.device("cpu")).state_dict())
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
 def test_students_weights_hold_no_adaptor(copy):
-    states = [torch.load(f"out/runs/segnet-{name}-s0/weights.pt", weights_only=True) for name in ("uniform", "ours")]
+    states = [torch.load(f"out/rooms/runs/segnet-{name}-s0/weights.pt", weights_only=True)
+              for name in ("uniform", "ours")]
     assert states[0]["last"].keys() == states[1]["last"].keys()
 
 
@@ -156,15 +157,15 @@ def test_exploding_run_stops_with_a_sentence(copy):
     head, tail = text.split("  smoke:")
     open("params.yaml", "w").write(head + "  smoke:" + tail.replace("lr: 1.0e-3", "lr: 1.0e+30", 1))
     with pytest.raises(Problem, match=r"segnet-uniform-s0: loss_\w+ is not finite at epoch 1, step 2|not finite"):
-        train.main("baseline", "segnet", "uniform", "0")
+        train.main("rooms", "baseline", "segnet", "uniform", "0")
 
 
 @pytest.mark.parametrize("adaptor, taps", [("nonlinear", "[mid, last]"), ("none", "[last]"), ("linear", "[mid]")])
 def test_every_kind_of_adaptor_trains(copy, adaptor, taps):
     text = open("params.yaml").read()
     open("params.yaml", "w").write(text.replace("adaptor: linear", f"adaptor: {adaptor}").replace("[mid, last]", taps))
-    train.main("student", "segnet", "ours", "0")
-    curve, _ = read(params.folder("segnet", "ours", 0), "")
+    train.main("rooms", "student", "segnet", "ours", "0")
+    curve, _ = read(params.folder("rooms", "segnet", "ours", 0), "")
     assert 0 < curve[-1]["distance_semantic"] < 4 * len(taps.split(","))
 
 
@@ -182,8 +183,8 @@ def test_fused_training_follows_the_reference(copy, monkeypatch):
     try:
         for kernels in ("fused", "reference"):
             monkeypatch.setenv("KERNELS", kernels)
-            train.main("student", "segnet", "ours", "0")
-            curves.append(read(params.folder("segnet", "ours", 0), "")[0])
+            train.main("rooms", "student", "segnet", "ours", "0")
+            curves.append(read(params.folder("rooms", "segnet", "ours", 0), "")[0])
     finally:
         torch.set_default_dtype(torch.float32)
     names = [name for name in curves[0][0] if name.startswith(("loss_", "distance"))]
@@ -199,45 +200,45 @@ def test_fused_training_follows_the_reference(copy, monkeypatch):
 def test_teachers_in_batch_mode_run_live(copy, capsys):
     text = open("params.yaml").read()
     open("params.yaml", "w").write(text.replace("teacher_bn: running", "teacher_bn: batch"))
-    train.main("student", "segnet", "ours", "0")
+    train.main("rooms", "student", "segnet", "ours", "0")
     assert "live, batch norm in train mode" in capsys.readouterr().out
 
 
 def test_missing_or_damaged_inputs_are_named(copy):
-    weights = pathlib.Path("out/runs/segnet-semantic-s0/weights.pt")
+    weights = pathlib.Path("out/rooms/runs/segnet-semantic-s0/weights.pt")
     good = weights.read_bytes()
     weights.write_bytes(good[:1000])
-    with pytest.raises(Problem, match=r"weights.pt is damaged .*dvc repro --force -s teacher@segnet-semantic-0"):
-        features.main("segnet", "semantic", "0")
+    with pytest.raises(Problem, match=r"weights.pt is damaged .*dvc repro --force -s teacher-rooms@segnet-semantic-0"):
+        features.main("rooms", "segnet", "semantic", "0")
     weights.unlink()
-    with pytest.raises(Problem, match="weights.pt is not there; run `make teacher`"):
-        features.main("segnet", "semantic", "0")
-    (data.ROOT / "train/depth.npy").write_bytes(b"x")
+    with pytest.raises(Problem, match="weights.pt is not there; run `dvc repro teacher-rooms@segnet-semantic-0`"):
+        features.main("rooms", "segnet", "semantic", "0")
+    (data.folder("rooms") / "train/depth.npy").write_bytes(b"x")
     with pytest.raises(Problem, match="depth.npy cannot be read .*dvc repro --force prepare"):
-        data.Split("train", torch.device("cpu"))
-    (data.ROOT / "manifest.json").unlink()
-    with pytest.raises(Problem, match="make prepare"):
-        data.Split("train", torch.device("cpu"))
+        data.Split("rooms", "train", torch.device("cpu"))
+    (data.folder("rooms") / "manifest.json").unlink()
+    with pytest.raises(Problem, match="run `dvc repro prepare-rooms`"):
+        data.Split("rooms", "train", torch.device("cpu"))
 
 
 def test_weights_and_curve_of_two_runs_are_told_apart(copy):
-    shutil.copy("out/runs/segnet-uniform-s0/weights.pt", "out/runs/segnet-ours-s0/weights.pt")
+    shutil.copy("out/rooms/runs/segnet-uniform-s0/weights.pt", "out/rooms/runs/segnet-ours-s0/weights.pt")
     with pytest.raises(Problem, match="not of one run"):
-        evaluate.main("student", "segnet", "ours", "0")
+        evaluate.main("rooms", "student", "segnet", "ours", "0")
 
 
 @pytest.mark.parametrize("adaptor", ["linear", "nonlinear", "none"])
 def test_bfloat16_follows_float32(copy, adaptor):
     """Half the digits in the convolutions, losses and measurement in float32: the curves part by a few per cent."""
-    text = open("params.yaml").read().replace("adaptor: linear", f"adaptor: {adaptor}")
+    text = open("params.yaml").read().replace("adaptor: linear", f"adaptor: {adaptor}", 1)
     ends = {}
     for precision in ("float32", "bfloat16"):
         before, after = text.split("  smoke:\n")
-        added = after.replace("width: 0.125", f"width: 0.125\n        precision: {precision}")
+        added = after.replace("width: 0.125", f"width: 0.125\n          precision: {precision}", 1)
         open("params.yaml", "w").write(f"{before}  smoke:\n{added}")
-        train.main("student", "segnet", "ours", "0")
-        assert params.load().resolve("student", "segnet", "ours", "0")["train"]["precision"] == precision
-        curve, _ = read(params.folder("segnet", "ours", 0), "")
+        train.main("rooms", "student", "segnet", "ours", "0")
+        assert params.load().resolve("rooms", "student", "segnet", "ours", "0")["train"]["precision"] == precision
+        curve, _ = read(params.folder("rooms", "segnet", "ours", 0), "")
         ends[precision] = curve
     for exact, coarse in zip(*ends.values(), strict=True):
         for key in ("loss_semantic", "loss_depth", "loss_normal", "distance"):

@@ -1,14 +1,16 @@
 """What the rest of the pipeline sees of a data set: compact arrays that `prepare` wrote, and a manifest.
 
-A reader (scenes, nyuv2; one file each) gives `CLASSES`, `ids(split, count, options)` and
-`read(split, name, size, options)` -> one sample:
+A reader (one file each: scenes, nyuv2, streets, cityscapes; glyphs, svhn_omniglot as pair.py says) gives
+`KINDS`, {kind: numpy type}, `classes(options)`, `ids(split, count, options)` and `read(split, name, size, options)` ->
+one sample, some of
 
     image   (H, W, 3) float32 in [0, 1]        label  (H, W) int8, -1 void
-    depth   (H, W) float32 metres, 0 invalid   normal (H, W, 3) float32 unit vectors, zeros invalid
-                                               x right, y down, z forward
+    depth   (H, W) float32, 0 invalid          normal (H, W, 3) float32 unit vectors, zeros invalid
+            metres, or inverse depth                  x right, y down, z forward
+    digits, characters   a class, -1 where the image has no such label
 
-`prepare` stores them as `ROOT/{train,test}/{image,label,depth,normal}.npy`: uint8, int8, float16, float16 (half a
-per mille of the depth, 0.03 degrees of the normals). Nothing downstream reads the raw files.
+`prepare` stores them as `out/<suite>/data/{train,test}/<kind>.npy`; float16 costs half a per mille of a depth and 0.03
+degrees of a normal, inverse depth stays float32. Nothing downstream reads the raw files.
 """
 
 import hashlib
@@ -22,22 +24,34 @@ import torch
 from pipeline.ahead import Ahead, positions, rows
 from pipeline.problem import Problem
 
-ROOT = pathlib.Path("out/data")
-KINDS = {"image": np.uint8, "label": np.int8, "depth": np.float16, "normal": np.float16}
+KINDS = {"image": np.uint8, "label": np.int8, "depth": np.float16, "normal": np.float16}       # of rooms
+TARGETS = ("label", "depth", "normal", "digits", "characters")
+BEHIND = {"image": (3,), "normal": (3,)}          # axes behind (H, W)
+FLAT = ("digits", "characters")                   # a number an image
 
 
 def reader(name):
     return importlib.import_module(f"pipeline.data.{name}")
 
 
-def load_manifest(root=ROOT):
+def folder(suite):
+    return pathlib.Path(f"out/{suite}/data")
+
+
+def shape(kind, size):
+    """Shape of one image's `kind`."""
+    return () if kind in FLAT else (*size, *BEHIND.get(kind, ()))
+
+
+def load_manifest(suite):
     """The prepared data's manifest. `Problem` when `prepare` has not run."""
+    path = folder(suite) / "manifest.json"
     try:
-        return json.loads((root / "manifest.json").read_text())
+        return json.loads(path.read_text())
     except FileNotFoundError:
-        raise Problem(f"{root}/manifest.json is not there; run `make prepare`") from None
+        raise Problem(f"{path} is not there; run `dvc repro prepare-{suite}`") from None
     except ValueError as mistake:
-        raise Problem(f"{root}/manifest.json is damaged ({mistake}); run `dvc repro --force prepare`") from None
+        raise Problem(f"{path} is damaged ({mistake}); run `dvc repro --force prepare-{suite}`") from None
 
 
 def fingerprint(manifest):
@@ -48,16 +62,21 @@ def fingerprint(manifest):
 class Split:
     """One split on the device: `split.batch(index)` -> (image, targets) for a list of positions.
 
-    image (B, 3, H, W) float32 in [0, 1], channels last; targets: label (B, H, W) int64, depth (B, 1, H, W) float32,
-    normal (B, 3, H, W) float32. `ids` are the images' names, in the arrays' order. What does not fit in half of a
-    GPU's free memory stays on the host; `expect(index)` then sends the next batch ahead.
+    image (B, 3, H, W) float32, channels last, in [0, 1], or normalised by its domain's moments; targets, those there
+    are: label (B, H, W) int64, depth (B, 1, H, W) float32, normal (B, 3, H, W) float32, digits and characters (B,)
+    int64. `ids` are the images' names, in the arrays' order; `classes` {task: names}; `domains` {task: range of
+    positions} where each image is labelled for one task only, else empty; `inverse_depth`: depth is that. What does
+    not fit in half of a GPU's free memory stays on the host; `expect(index)` then sends the next batch ahead.
     """
 
-    def __init__(self, name, device, root=ROOT):
-        manifest = load_manifest(root)
+    def __init__(self, suite, name, device):
+        manifest, place = load_manifest(suite), folder(suite) / name
         self.ids, self.classes, self.size = manifest["ids"][name], manifest["classes"], manifest["size"]
-        self.device = device
-        arrays = {kind: open_array(root / name / f"{kind}.npy", (len(self.ids), *self.size)) for kind in KINDS}
+        self.domains = {task: range(*ends) for task, ends in manifest["domains"].get(name, {}).items()}
+        self.inverse_depth, self.device = manifest["inverse_depth"], device
+        kinds = ["image", *(kind for kind in TARGETS if kind in manifest["stored"])]
+        arrays = {kind: open_array(place / f"{kind}.npy", (len(self.ids), *shape(kind, self.size)),
+                                   manifest["stored"][kind], suite) for kind in kinds}
         # CUDA takes a copy once; a CPU reads the memory map, so that only touched pages cost memory.
         needed = sum(array.nbytes for array in arrays.values())
         self.resident = device.type == "cpu" or needed < 0.5 * torch.cuda.mem_get_info(device)[0]
@@ -65,6 +84,8 @@ class Split:
                        for kind, array in arrays.items()}
         self.ahead = Ahead(lambda key, room: [rows(array, key, room, kind) for kind, array in self.arrays.items()],
                            device)
+        # (domains, mean and deviation, channels) of a domain's images
+        self.moments = torch.tensor([manifest["moments"][task] for task in self.domains], device=device)
 
     def __len__(self):
         return len(self.ids)
@@ -79,21 +100,31 @@ class Split:
             raw = [array[places] for array in self.arrays.values()]
         else:
             raw = self.ahead.get(tuple(index))
-        image, label, depth, normal = raw                         # in the order of KINDS
-        image = image.permute(0, 3, 1, 2).float().div_(255)        # a view in channels-last order, kept by float()
-        targets = {"label": label.long(), "depth": depth[:, None].float(),
-                   "normal": normal.permute(0, 3, 1, 2).float()}
-        return image, targets
+        raw = dict(zip(self.arrays, raw, strict=True))
+        image = raw.pop("image").permute(0, 3, 1, 2).float().div_(255)      # a channels-last view, kept by float()
+        if self.domains:
+            mean, deviation = self.moments[positions(self.domain(index), self.device)][..., None, None].unbind(1)
+            image = (image - mean) / deviation
+        return image, {kind: FORMS[kind](array) for kind, array in raw.items()}
+
+    def domain(self, index):
+        """The number of each image's domain."""
+        return [next(n for n, places in enumerate(self.domains.values()) if i in places) for i in index]
 
 
-def open_array(path, lead):
-    """Memory-map one prepared array; `Problem` if it is missing, cut short or not (N, H, W, ...) = `lead`."""
+FORMS = {"label": lambda x: x.long(), "depth": lambda x: x[:, None].float(),
+         "normal": lambda x: x.permute(0, 3, 1, 2).float(), "digits": lambda x: x.long(),
+         "characters": lambda x: x.long()}
+
+
+def open_array(path, wanted, kind, suite):
+    """Memory-map one prepared array; `Problem` if it is missing, cut short or not of this shape and type."""
     try:
         # copy-on-write, because torch wants writable memory; nothing is ever written
         array = np.load(path, mmap_mode="c")
     except (OSError, ValueError, EOFError) as mistake:
-        raise Problem(f"{path} cannot be read ({mistake}); run `dvc repro --force prepare`") from None
-    if array.shape[:3] != lead or array.dtype != KINDS[path.stem]:
-        raise Problem(f"{path} is {array.dtype} {array.shape}, expected {KINDS[path.stem].__name__} {lead}...; "
-                      "run `dvc repro --force prepare`")
+        raise Problem(f"{path} cannot be read ({mistake}); run `dvc repro --force prepare-{suite}`") from None
+    if array.shape != wanted or array.dtype != kind:
+        raise Problem(f"{path} is {array.dtype} {array.shape}, expected {kind} {wanted}; run `dvc repro --force "
+                      f"prepare-{suite}`")
     return array

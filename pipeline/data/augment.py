@@ -20,8 +20,11 @@ def draw(seed, count, height, width):
     return torch.cat([scale[:, None], size, corner, (drawn[:, 3:] < 0.5)], 1).float()
 
 
-def apply(image, targets, drawn):
-    """image and targets as `Split.batch` gives them; drawn (B, 6), rows of `draw`, on their device."""
+def apply(image, targets, drawn, inverse=False):
+    """image and targets as `Split.batch` gives them, of pixels all; drawn (B, 6), rows of `draw`, on their device.
+
+    inverse: depth is inverse depth, which is multiplied by s.
+    """
     batch, device = torch.arange(len(drawn), device=image.device)[:, None, None], image.device
     scale, heights, widths, top, left, mirrored = drawn[..., None].unbind(1)             # each (B, 1)
     height, width = image.shape[-2:]
@@ -33,8 +36,13 @@ def apply(image, targets, drawn):
     image = F.grid_sample(image, grid.to(image.dtype), align_corners=True, padding_mode="border")
     near = ((top + (rows * heights / height).floor()).long()[..., None],
             (left + (columns * widths / width).floor()).long()[:, None])
-    depth, normal = (targets[kind].permute(0, 2, 3, 1)[batch, *near].permute(0, 3, 1, 2)
-                     for kind in ("depth", "normal"))
-    x_mirrored = torch.cat([1 - 2 * mirrored, torch.ones_like(mirrored), torch.ones_like(mirrored)], 1)
-    return image, {"label": targets["label"][batch, *near], "depth": depth / scale[..., None, None].to(depth),
-                   "normal": normal * x_mirrored[..., None, None].to(normal)}
+    out = {"label": targets["label"][batch, *near]}
+    for kind in targets.keys() & {"depth", "normal"}:
+        out[kind] = targets[kind].permute(0, 2, 3, 1)[batch, *near].permute(0, 3, 1, 2)
+    if "depth" in out:
+        s = scale[..., None, None].to(out["depth"])
+        out["depth"] = out["depth"] * s if inverse else out["depth"] / s
+    if "normal" in out:
+        x_mirrored = torch.cat([1 - 2 * mirrored, torch.ones_like(mirrored), torch.ones_like(mirrored)], 1)
+        out["normal"] = out["normal"] * x_mirrored[..., None, None].to(out["normal"])
+    return image, out

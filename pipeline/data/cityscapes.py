@@ -24,6 +24,7 @@ from PIL import Image
 from pipeline.data import files
 from pipeline.problem import Problem
 
+INVERSE_DEPTH = True
 KINDS = {"image": np.uint8, "label": np.int8, "depth": np.float32}
 TRAIN_CLASSES = ("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation",
                  "terrain", "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
@@ -67,8 +68,9 @@ def ids(split, count, options):
     names = (_numbered if options["layout"] == "mtan" else _named)(split, options)
     count = len(names) if count is None else count
     if not 1 <= count <= len(names):
-        raise Problem(f"`protocols.<name>.data.{split}` asks for {count} images but the `{FOLDERS[split]}` folders of "
-                      f"{options['root']} hold {len(names)}: set a number from 1 to {len(names)}")
+        raise Problem(f"`protocols.<name>.<suite>.data.{split}` asks for {count} images but the "
+                      f"`{FOLDERS[split]}` folders of {options['root']} hold {len(names)}: set a number from 1 to "
+                      f"{len(names)}")
     return [f"{split}/{names[i * len(names) // count]}" for i in range(count)]
 
 

@@ -87,7 +87,7 @@ def read(split, name, size, options):
     options, (head, task, *numbers) = checked(options, OPTIONS, "glyphs"), name.split("-")
     assert head == split, (split, name)
     if min(size) < 16:
-        raise Problem(f"`protocols.<name>.data` should ask for at least 16 pixels a side; found {list(size)}")
+        raise Problem(f"`protocols.<name>.<suite>.data` should ask for at least 16 pixels a side; found {list(size)}")
     seeds = np.random.SeedSequence(options["seed"], spawn_key=(SPLITS.index(split), pair.TASKS.index(task),
                                                                *map(int, numbers)))
     # The drawing's generator never sees the size, so one name is one drawing at every size.

@@ -13,6 +13,7 @@ import os
 
 import numpy as np
 
+from pipeline.data import KINDS as KINDS
 from pipeline.data import files, nyuv2_mat
 from pipeline.problem import Problem
 
@@ -22,7 +23,7 @@ CLASSES = ("bed", "books", "ceiling", "chair", "floor", "furniture", "objects",
 FOLDERS = {"train": "train", "test": "val"}
 # kind: (shapes allowed behind (H, W), allowed dtypes). MTAN's dtypes are undocumented, so any float is taken;
 # integers only where they cannot hide another unit (depth in millimetres, normals coded as colours).
-KINDS = {
+FORMS = {
     "image": (((3,),), (np.floating, np.uint8)),
     "label": (((),), (np.floating, np.integer)),
     "depth": (((1,), ()), (np.floating,)),
@@ -30,6 +31,10 @@ KINDS = {
 }
 FARTHEST_M = 100  # the sensor sees about 10 m; float millimetres begin above this
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+def classes(options: dict) -> tuple:
+    return CLASSES
 
 
 def check(options: dict, counts: dict) -> None:
@@ -56,8 +61,8 @@ def ids(split: str, count: int | None, options: dict) -> list[str]:
     count = total if count is None else count
     if not 1 <= count <= total:
         place = nyuv2_mat.path_of(nyuv2_mat.SPLITS, options) if mat else _folder(split, options)
-        raise Problem(f"protocols.<name>.data.{split} asks for {count} images but {place} holds {total}: set a number "
-                      f"from 1 to {total}")
+        raise Problem(f"protocols.<name>.<suite>.data.{split} asks for {count} images but {place} holds {total}: set a "
+                      f"number from 1 to {total}")
     return [f"{split}/{i * total // count}" for i in range(count)]
 
 
@@ -72,7 +77,7 @@ def read(split: str, name: str, size: tuple, options: dict) -> dict:
     place = f"the window `crop: {options['crop']}`" if mat else _path(split, "image", name, options)
     files.check_ratio(place, stored, size)
     sample = (nyuv2_mat.read(split, name, options) if mat else
-              {kind: _values(kind, _path(split, kind, name, options)) for kind in KINDS})
+              {kind: _values(kind, _path(split, kind, name, options)) for kind in FORMS})
     return {kind: files.resized(kind, array, size) for kind, array in sample.items()}
 
 
@@ -91,12 +96,12 @@ def _count(split, options):
         raise Problem(f"datasets.nyuv2.root is {root!r}, which is not a folder: set it to MTAN's unpacked "
                       "NYUv2, which holds train/ and val/, or to the original .mat files with `source: mat`, or set "
                       "`data: scenes`, which needs no files")
-    return files.numbered(_folder(split, options), KINDS)
+    return files.numbered(_folder(split, options), FORMS)
 
 
 def _stored_size(split, name, options):
     """(H, W) that the headers of one image's four files agree on."""
-    return files.one_size({(path := _path(split, kind, name, options)): _header(kind, path) for kind in KINDS})
+    return files.one_size({(path := _path(split, kind, name, options)): _header(kind, path) for kind in FORMS})
 
 
 def _header(kind, path):
@@ -109,7 +114,7 @@ def _header(kind, path):
         raise Problem(f"{path} cannot be read ({error.strerror}): copy it again or permit reading") from None
     except Exception:  # numpy's parser meets damaged headers with ValueError, TokenError, KeyError and more
         raise Problem(f"{path} is not a .npy file or its header is damaged: copy it again") from None
-    shapes, dtypes = KINDS[kind]
+    shapes, dtypes = FORMS[kind]
     if dtype.hasobject:
         raise Problem(f"{path} holds pickled Python objects, refused because loading them can run code: "
                       "save it again as a plain float array")

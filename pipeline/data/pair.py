@@ -25,12 +25,13 @@ def sample(image, task, label):
 
 def counted(split, count, there):
     """{task: number of images} that `count` asks for; `there` says how many exist, None for any number."""
-    key = f"protocols.<name>.data.{split}"
+    key = f"protocols.<name>.<suite>.data.{split}"
     if not isinstance(count, dict) or set(count) != set(TASKS):
         raise Problem(f"{key} is {count!r}: give a number of images for each task, {{digits: n, characters: m}}")
     for task, most in there.items():
         number = most if count[task] is None else count[task]
         if type(number) is not int or not 1 <= number <= (most or number):
             rule = "a whole number from 1" + (f" to {most}" if most else "")
+            rule += ": drawn images have no end" if count[task] is None else ""
             raise Problem(f"{key}.{task} is {count[task]!r}, not {rule}")
     return {task: most if count[task] is None else count[task] for task, most in there.items()}

@@ -12,6 +12,7 @@ import math
 
 import numpy as np
 
+from pipeline.data import KINDS as KINDS
 from pipeline.data import raycast
 from pipeline.data.raycast import BALL, BLOTCH, BOX, CHECK, CYLINDER, PART, PLAIN, PRINT, SKY, SPINES, TILE, WAVE
 from pipeline.problem import Problem
@@ -84,6 +85,10 @@ THINGS = ("carton", "can", "carton", "can", "carton", "pile", "scrap")
 LOOSE, HANGING = ("table", "box", "chair", "box", "lamp", "box") * 2, ("picture", "window") * 4
 ROOMS = (("bed", "cabinet", "shelf", "cabinet", "cabinet"), ("sofa", "cabinet", "table", "shelf", "cabinet"),
          ("cabinet", "table", "cabinet", "sofa", "cabinet"), ("cabinet", "shelf", "cabinet", "bed", "sofa"))
+
+
+def classes(options):
+    return CLASSES
 
 
 def ids(split, count, options):

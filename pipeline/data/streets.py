@@ -18,6 +18,7 @@ from pipeline.data import raycast
 from pipeline.data.raycast import BALL, BLOTCH, BOX, CHECK, CYLINDER, LANES, PANES, PLAIN, PRINT, TILE, WAVE
 from pipeline.problem import Problem
 
+INVERSE_DEPTH = True
 KINDS = {"image": np.uint8, "label": np.int8, "depth": np.float32, "instance": np.int16}
 TRAIN_CLASSES = ("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation",
                  "terrain", "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")

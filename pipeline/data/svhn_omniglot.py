@@ -91,8 +91,8 @@ def read(split, name, size, options):
     """One sample at size (H, W), H = W; see `pipeline.data.pair`."""
     options, (task, rest) = _checked(options), name.split("/", 1)
     if size[0] != size[1]:
-        raise Problem(f"protocols.<name>.data asks for {size[0]} x {size[1]} (height x width), but digits and drawings "
-                      "are square: set `height` and `width` to one number")
+        raise Problem(f"protocols.<name>.<suite>.data asks for {size[0]} x {size[1]} (height x width), but digits and "
+                      "drawings are square: set `height` and `width` to one number")
     if task == "digits":
         images, labels = _digits(split, options)
         stored, label = images[int(rest)].astype(np.float32) / 255, labels[int(rest)]

@@ -5,6 +5,7 @@
         -> losses [T scalars], terms {name: scalar}, watched {name: scalar without gradient}
     losses(predictions, targets)      those alone
     progress               share of the training that is done, 0 to 1; the loop sets it before every step
+    part                   share of the batch that this process's images are; likewise
     step()                 the objective's own optimiser, if it has one; clears its gradients too
     state_dict(), load_state_dict(state)
     describe()             one line for the run's header
@@ -12,8 +13,7 @@
     expect(index)          the images of the next step: what has to be read for them may be read meanwhile
 
 `terms` are added to the balanced sum as they are; the attribute `terms` has their names. Names of terms and of what is
-`watched` appear in curve.csv. Where several processes share a batch, losses are this one's parts of the whole
-(`tasks.losses`), terms and what is watched are means over its own images.
+`watched` appear in curve.csv. Where several processes share a batch, all three are this one's parts of the whole.
 """
 
 import importlib

@@ -2,16 +2,23 @@
 
     loss = sum_t w_t L_t  +  sum_t lambda_t sum_tap D(A_t,tap f_t,tap, g_t,tap)        paper Eq. 3 and 4
 
-Adaptors A are 1x1 convolutions, one a task and tap, trained by an Adam of their own at a constant rate with L2 in the
-gradient (released code); they and the teachers are dropped after training.
+Adaptors A are 1x1 convolutions, one a task and tap, trained by an Adam of their own with L2 in the gradient (released
+code: at a constant rate; its follow-up: on half a cosine); they and the teachers are dropped after training. Where an
+image is labelled for one task only (Table 1), a task's distance is over its own images.
+
+`towards: last` is the follow-up's: every tap leads to the teacher's last feature, adapted first and then brought to its
+size (Universal Representations, arXiv 2204.02744); `loss` chooses its distances.
 """
 
+import math
+
 import torch
+import torch.nn.functional as F
 
 from kernels import feature_distance
 from models.adaptor import Adaptor
 from pipeline import distributed, sources, store
-from pipeline.objectives import supervised
+from pipeline.objectives import feature_losses, supervised
 from pipeline.problem import Problem
 
 
@@ -20,50 +27,79 @@ class Objective(supervised.Objective):
 
     def __init__(self, run, model, split, device):
         super().__init__(run, model, split, device)
-        method, training = run["method"], run["adaptor"]
-        self.taps = method["taps"]
+        method = run["method"]
+        self.taps, self.training, self.loss = method["taps"], run["adaptor"], method["loss"]
+        self.domains = split.domains
+        self.goals = {tap: tap if method["towards"] == "own" else "last" for tap in self.taps}
         self.weights = torch.tensor([method["lambda"][task] for task in run["tasks"]], device=device)
         channels = model.tap_channels                # a teacher is the student's architecture with one head
         self.adaptors = torch.nn.ModuleDict({
-            f"{task}_{tap}": Adaptor(method["adaptor"], channels[tap], channels[tap])
-            for task in run["tasks"] for tap in self.taps
+            f"{task}_{tap}": Adaptor(method["adaptor"], channels[tap], channels[goal], method["adaptor_init"])
+            for task in run["tasks"] for tap, goal in self.goals.items()
         }).to(device)
+        if self.loss == "cka" and distributed.size() > 1:
+            raise Problem("`loss: cka` is of a whole batch, which several processes would share; set NPROC=1")
         batch_statistics = method["teacher_bn"] == "batch"
+        live = batch_statistics or not self.taps or not run["cacheable"]
         self.sources = {task: sources.Live(run, task, split.classes, device, batch_statistics)
-                        if batch_statistics or not self.taps else store.open_for(run, task, split, device)
-                        for task in run["tasks"]}
+                        if live else store.open_for(run, task, split, device) for task in run["tasks"]}
         augment = run["train"]["augment"]
         if augment != "none" and any(isinstance(x, sources.Cached) for x in self.sources.values()):
             raise Problem(f"`augment` is {augment!r}, but cached features are those of whole images; set "
                           f"FEATURES=live or `methods.{run['name']}.teacher_bn: batch`, or `augment: none`")
         # `none` has no parameters, and Adam refuses an empty list
         parameters = list(self.adaptors.parameters())
-        self.optimiser = torch.optim.Adam(parameters, training["lr"],
-                                          weight_decay=training["l2"], fused=True) if parameters else None
+        self.optimiser = torch.optim.Adam(parameters, self.training["lr"], weight_decay=self.training["l2"],
+                                          fused=True) if parameters else None
 
     def __call__(self, index, image, predictions, features, targets):
         losses = self.losses(predictions, targets)
-        taught = [source.batch(index, image, self.taps) for source in self.sources.values()]
+        wanted, rows = sorted(set(self.goals.values())), {task: self.rows(task, index) for task in self.sources}
+        taught = [source.batch(*self.own(rows[task], index, image), wanted) for task, source in self.sources.items()]
         total, distances = 0.0, 0.0
-        for tap in self.taps:
+        for tap, goal in self.goals.items():
             adaptors = [self.adaptors[f"{task}_{tap}"] for task in self.sources]
             maps = [features[task][tap] for task in self.sources]
-            prepared = [adaptor.prepare(x) for adaptor, x in zip(adaptors, maps, strict=True)]
-            if all(x is maps[0] for x in prepared):         # one map that all tasks share
-                prepared = maps[0]
-            teachers, energies = zip(*(features[tap] for features in taught), strict=True)
-            one, each = feature_distance(prepared, [adaptor.weight for adaptor in adaptors], teachers, energies,
-                                         self.weights)
+            maps = [x if rows[task] is None else x[rows[task]] for task, x in zip(self.sources, maps, strict=True)]
+            if tap != goal:
+                size = features[next(iter(self.sources))][goal].shape[2:]
+                maps = [F.interpolate(adaptor(x), size, mode="bilinear") for adaptor, x in
+                        zip(adaptors, maps, strict=True)]
+            one, each = self.distance(maps, [None] * len(maps) if tap != goal else adaptors,
+                                      *zip(*(teacher[goal] for teacher in taught), strict=True))
             total, distances = total + one, distances + each
         names = [f"distance_{task}" for task in self.sources]
-        return losses, {"distance": total}, dict(zip(names, self.weights * distances, strict=True))
+        watched = dict(zip(names, self.part * self.weights * distances, strict=True))
+        return losses, {"distance": self.part * total}, watched
+
+    def distance(self, maps, adaptors, teachers, energies):
+        """One tap's sum over tasks of lambda D, differentiable, and every task's D (T,)."""
+        if self.loss != "l2":
+            each = torch.stack([feature_losses.distance(self.loss, x if adaptor is None else adaptor(x), teacher)
+                                for x, adaptor, teacher in zip(maps, adaptors, teachers, strict=True)])
+            return (self.weights * each).sum(), each.detach()
+        prepared = [x if adaptor is None else adaptor.prepare(x) for x, adaptor in zip(maps, adaptors, strict=True)]
+        weights = [None if adaptor is None else adaptor.weight for adaptor in adaptors]
+        if all(x is prepared[0] for x in prepared):         # one map that all tasks share
+            prepared = prepared[0]
+        return feature_distance(prepared, weights, teachers, energies, self.weights)
+
+    def rows(self, task, index):
+        """Positions in the batch of a task's own images; None: all of them."""
+        return [i for i, image in enumerate(index) if image in self.domains[task]] if self.domains else None
+
+    def own(self, rows, index, image):
+        return (index, image) if rows is None else ([index[i] for i in rows], image[rows])
 
     def expect(self, index):
-        for source in self.sources.values():
-            source.expect(index, self.taps)
+        for task, source in self.sources.items():
+            rows = self.rows(task, index)
+            source.expect(index if rows is None else [index[i] for i in rows], sorted(set(self.goals.values())))
 
     def step(self):
         if self.optimiser:
+            if self.training["schedule"] == "cosine":
+                self.optimiser.param_groups[0]["lr"] = self.training["lr"] * (1 + math.cos(math.pi * self.progress)) / 2
             distributed.total_gradients(self.adaptors.parameters())
             self.optimiser.step()
             self.optimiser.zero_grad(set_to_none=True)
@@ -80,4 +116,3 @@ class Objective(supervised.Objective):
     def describe(self):
         return "task losses + feature distances; " + "; ".join(
             f"{task}: {source.describe()}" for task, source in self.sources.items())
-

@@ -21,15 +21,19 @@ class Objective(feature_distillation.Objective):
             run, task, split.classes, device) for task, source in self.sources.items()]
 
     def __call__(self, index, image, predictions, features, targets):
+        self.taught = {teacher.task: teacher.predict(image) for teacher in self.teachers}
         losses, terms, watched = super().__call__(index, image, predictions, features, targets) if self.taps else (
             self.losses(predictions, targets), {}, {})
-        taught = {teacher.task: teacher.predict(image) for teacher in self.teachers}
-        matched = tasks.matches(predictions, taught, self.temperature)
+        return losses, terms, watched | self.seen
+
+    def losses(self, predictions, targets):
+        """The mixtures, by what the teachers said of this step's images."""
+        losses = super().losses(predictions, targets)
+        matched = tasks.matches(predictions, self.taught, targets, self.temperature)
+        self.seen = {f"{kind}_{task}": x.detach() for kind, values in (("label", losses), ("match", matched))
+                     for task, x in zip(self.taught, values, strict=True)}
         labels = self.progress if self.anneal == "linear" else 0.5
-        mixed = [labels * loss + (1 - labels) * match for loss, match in zip(losses, matched, strict=True)]
-        seen = {f"{kind}_{teacher.task}": x.detach() for kind, values in (("label", losses), ("match", matched))
-                for teacher, x in zip(self.teachers, values, strict=True)}
-        return mixed, terms, watched | seen
+        return [labels * loss + (1 - labels) * match for loss, match in zip(losses, matched, strict=True)]
 
     def describe(self):
         return f"predictions of live teachers, {super().describe()}"

@@ -6,6 +6,7 @@ from pipeline import tasks
 class Objective:
     terms = ()
     progress = 0.0
+    part = 1.0
 
     def __init__(self, run, model, split, device):
         self.normal_mask = run["switches"]["normal_mask"]

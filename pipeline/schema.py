@@ -1,0 +1,316 @@
+"""What params.yaml may hold: its sections, their types and how names hold together; `pipeline.params` reads it."""
+
+import pathlib
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from pipeline.mistakes import one_of
+
+# What the released codes call their balancers, and the files there are.
+ALIASES = {"ls": "uniform", "ew": "uniform", "equal": "uniform", "uw": "uncertainty", "uncert": "uncertainty",
+           "mgdaub": "mgda_ub", "gs": "pcgrad", "nash": "nash_mtl", "nashmtl": "nash_mtl", "amtl": "aligned_mtl",
+           "amtlub": "aligned_mtl_ub", "imtl_g": "imtl", "scaleinvls": "si", "dbmtl": "db_mtl"}
+BALANCERS = sorted([file.stem for file in pathlib.Path(__file__).parent.glob("balancers/[a-z]*.py")] + [*ALIASES])
+# The tasks that a data set has labels for, and the networks that a task's images go through.
+DENSE, PAIR = ("semantic", "depth", "normal"), ("digits", "characters")
+TASKS_OF = {"scenes": DENSE, "nyuv2": DENSE, "streets": DENSE[:2], "cityscapes": DENSE[:2], "glyphs": PAIR,
+            "svhn_omniglot": PAIR}
+MODELS_OF = {DENSE: ("segnet", "mtan"), PAIR: ("lenet",)}
+SMALLEST = {"segnet": 32, "mtan": 32}       # sides of images; the others take those that `Images` takes
+TRIAL = re.compile(r"\d+(\.\d+)?(-\d+(\.\d+)?)*")
+
+# Row names become parts of file and stage names.
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*(-[a-z0-9_]+)*$")]
+Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Task = Literal["semantic", "depth", "normal", "digits", "characters"]
+Tap = Literal["mid", "last"]
+Rule = Literal["last", "last10", "median20", "train_loss", "best_test"]
+Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=False)
+
+
+def once(key, values):
+    if len(set(values)) < len(values):
+        raise ValueError(f"`{key}` names something twice: {values}")
+
+
+class Scenes(Section):
+    seed: Natural
+    noise: Annotated[float, Field(ge=0, le=1)]
+    holes: Annotated[float, Field(ge=0, le=0.9)]
+
+
+class Streets(Scenes):
+    classes: Literal[7, 19]
+
+
+class Nyuv2(Section):
+    source: Literal["mtan", "mat"]
+    root: str
+    normals: Literal["published", "derived"]
+    depth: Literal["raw", "filled"]
+    crop: Literal["toolbox", "border16"]
+
+    @model_validator(mode="after")
+    def the_mat_has_no_normals(self):
+        if (self.source, self.normals) == ("mat", "published"):
+            raise ValueError("`normals` is 'published' but with `source: mat` there are none in the files; set "
+                             "`normals: derived`, which fits them to the depth")
+        return self
+
+
+class Cityscapes(Section):
+    layout: Literal["auto", "mtan", "original"]
+    root: str
+    classes: Literal[7, 19]
+    seven: Literal["categories", "train_ids"]
+    disparity: Literal["p/65535", "(p-1)/65536"]
+
+
+class Glyphs(Section):
+    seed: Natural
+    alphabet: Annotated[int, Field(ge=2, le=10_000)]
+
+
+class SvhnOmniglot(Section):
+    digits: Literal["svhn", "mnist"]
+    svhn_root: str
+    mnist_root: str
+    omniglot_root: str
+    seed: Natural
+
+
+class Datasets(Section):
+    scenes: Scenes
+    nyuv2: Nyuv2
+    streets: Streets
+    cityscapes: Cityscapes
+    glyphs: Glyphs
+    svhn_omniglot: SvhnOmniglot
+
+
+class Pair(Section):
+    """Images of each domain; null: all there are."""
+    digits: Count | None
+    characters: Count | None
+
+
+class Images(Section):
+    height: Annotated[int, Field(ge=28)]
+    width: Annotated[int, Field(ge=28)]
+    train: Count | Pair
+    test: Count | Pair
+
+
+class Training(Section):
+    epochs: Count
+    batch: Count
+    lr: Positive
+    schedule: Literal["constant", "step", "onecycle"]
+    step_every: Count | None = None
+    step_factor: Annotated[float, Field(gt=0, le=1)] | None = None
+    width: Annotated[float, Field(gt=0, le=4)]
+    precision: Literal["float32", "bfloat16"] = "float32"
+    augment: Literal["none", "crop"] = "none"
+
+    @model_validator(mode="after")
+    def step_is_told(self):
+        if (self.schedule == "step") != (self.step_every is not None and self.step_factor is not None):
+            raise ValueError("`schedule: step` and the keys `step_every` and `step_factor` go together, "
+                             f"found schedule {self.schedule!r}, step_every {self.step_every}, "
+                             f"step_factor {self.step_factor}")
+        return self
+
+
+class AdaptorTraining(Section):
+    lr: Positive
+    l2: NonNegative
+    schedule: Literal["constant", "cosine"] = "constant"
+
+
+class Protocol(Section):
+    """How one suite is trained under one protocol."""
+    data: Images
+    train: dict[Name, Training]
+    adaptor: AdaptorTraining
+
+    @model_validator(mode="after")
+    def a_batch_fits(self):
+        images = self.data.train
+        for model, training in self.train.items():
+            for side in ("height", "width"):
+                if getattr(self.data, side) < SMALLEST.get(model, 0):
+                    raise ValueError(f"`data.{side}` is {getattr(self.data, side)}; {model} takes images of "
+                                     f"{SMALLEST[model]} pixels a side or more")
+            if isinstance(images, int) and training.batch > images:
+                raise ValueError(f"`train.{model}.batch` is {training.batch} but `data.train` has {images} images")
+        return self
+
+
+class SegNet(Section):
+    type: Literal["standard", "wide", "deep"]
+
+
+class Plain(Section):
+    pass
+
+
+class Architectures(Section):
+    segnet: SegNet
+    mtan: Plain
+    lenet: Plain
+
+
+class Features(Section):
+    dtype: Literal["float32", "float16", "uint8"]
+    teacher: Literal["train_loss", "last", "last_batch"]
+
+
+class Switches(Section):
+    normal_mask: Literal["own", "depth"]
+    drop_last: bool
+    step_first: bool
+
+
+class SomeSwitches(Section):
+    """Those of a method that differ from the file's."""
+    normal_mask: Literal["own", "depth"] | None = None
+    drop_last: bool | None = None
+    step_first: bool | None = None
+
+
+class Balanced(Section):
+    title: str
+    balancer: Name
+    options: dict[Name, Any] = {}          # of the balancer; its class has them, with their defaults
+    augment: Literal["none", "crop"] | None = None         # else the protocol's
+    switches: SomeSwitches = SomeSwitches()
+
+
+class Supervised(Balanced):
+    objective: Literal["supervised"]
+
+
+class FeatureDistillation(Balanced):
+    objective: Literal["feature_distillation"]
+    taps: Annotated[list[Tap], Field(min_length=1)]
+    adaptor: Literal["linear", "nonlinear", "none"]
+    lambda_: Annotated[dict[Task, NonNegative], Field(alias="lambda")]
+    teacher_bn: Literal["running", "batch"]
+    teacher: Literal["train_loss", "last", "last_batch"] | None = None      # else that of `features`
+    towards: Literal["own", "last"] = "own"
+    loss: Literal["l2", "l1", "cosine", "cka"] = "l2"
+    adaptor_init: Literal["xavier", "torch"] = "xavier"
+    adaptor_training: AdaptorTraining | None = None                         # else the protocol's
+
+    @model_validator(mode="after")
+    def another_tap_needs_an_adaptor(self):
+        if self.towards == "last" and "mid" in self.taps and self.adaptor == "none":
+            raise ValueError("`towards: last` leads `mid` to another number of channels, which `adaptor: none` cannot; "
+                             "set `adaptor: linear`")
+        return self
+
+
+class PredictionDistillation(FeatureDistillation):
+    objective: Literal["prediction_distillation"]
+    taps: list[Tap]
+    temperature: Positive
+    anneal: Literal["linear", "none"]
+
+
+DISTILLING = ("feature_distillation", "prediction_distillation")
+Method = Annotated[Supervised | FeatureDistillation | PredictionDistillation, Field(discriminator="objective")]
+
+
+class Rows(Section):
+    models: list[Name] = []
+    rows: list[Name] = []
+
+
+class Suite(Section):
+    """A data set, the networks and methods trained on it, and the tables' epoch rule."""
+    data: Literal["scenes", "nyuv2", "streets", "cityscapes", "glyphs", "svhn_omniglot"]
+    seeds: Seeds
+    selection: Rule
+    official_batch: Count
+    models: Annotated[list[Name], Field(min_length=1)]
+    tasks: Annotated[list[Task], Field(min_length=1)]
+    baselines: list[Name]
+    students: list[Name]
+    wide: Rows = Rows()
+    ablation: Rows = Rows()
+
+    def groups(self):
+        """{stage: (key of its rows, models, rows, objectives they may have)}."""
+        return {"baseline": ("baselines", self.models, self.baselines, ("supervised",)),
+                "student": ("students", self.models, self.students, DISTILLING),
+                "wide": ("wide.rows", self.wide.models, self.wide.rows, ("supervised",)),
+                "ablation": ("ablation.rows", self.ablation.models, self.ablation.rows, DISTILLING)}
+
+    @model_validator(mode="after")
+    def data_tasks_and_models_fit(self):
+        listed = {"seeds": self.seeds, "models": self.models, "tasks": self.tasks, "wide.models": self.wide.models,
+                  "ablation.models": self.ablation.models} | {key: rows for key, _, rows, _ in self.groups().values()}
+        for key, values in listed.items():
+            once(key, values)
+        for task in self.tasks:
+            if task not in TASKS_OF[self.data]:
+                raise ValueError(f"`tasks` has {task!r}, but `data: {self.data}` has {', '.join(TASKS_OF[self.data])}")
+        fit = next(models for tasks, models in MODELS_OF.items() if set(self.tasks) <= set(tasks))
+        for model in self.models:
+            one_of(model, "models", fit)
+        for key in ("wide", "ablation"):
+            for model in getattr(self, key).models:
+                if model not in self.models:
+                    raise ValueError(f"`{key}.models` has {model!r}, which is not in `models` "
+                                     f"({', '.join(self.models)}): its table holds their rows too")
+        return self
+
+
+class Suites(Section):
+    rooms: Suite
+    streets: Suite
+    domains: Suite
+    quirks: Suite
+
+    @model_validator(mode="after")
+    def every_row_has_a_stage(self):
+        for name, suite in self:
+            for key in ("wide", "ablation") * (name != "rooms") + ("baselines",) * (name == "quirks"):
+                if (listed := getattr(suite, key)) not in (Rows(), []):
+                    raise ValueError(f"`{name}.{key}` has {listed if isinstance(listed, list) else listed.rows}, but "
+                                     f"no stage trains {key} of {name}; leave it out")
+        if not self.quirks.students:
+            raise ValueError("`quirks.students` is empty; its first row is the clean one")
+        return self
+
+
+class Search(Section):
+    """A search for lambda on images held out of a suite's training set."""
+    suite: Literal["rooms", "streets", "domains"]
+    method: Name
+    hold_out: Share
+    seed: Natural
+    seeds: Seeds
+    models: Annotated[list[Name], Field(min_length=1)]
+    tasks: Annotated[list[Task], Field(min_length=1)]
+    trials: Annotated[list[str], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def nothing_twice(self):
+        for key in ("seeds", "models", "tasks", "trials"):
+            once(key, getattr(self, key))
+        for trial in self.trials:
+            if not TRIAL.fullmatch(trial) or trial.count("-") + 1 != len(self.tasks):
+                raise ValueError(f"`trials` has {trial!r}; a trial is a lambda for each of {', '.join(self.tasks)}, as "
+                                 f"in '{'-'.join(['1'] * len(self.tasks))}'")
+        return self

@@ -10,8 +10,8 @@ what is reported (which epoch, which definition of a metric) are read off the cl
 import statistics
 
 from pipeline import params, table
-from pipeline.metrics import METRICS, delta_m
-from pipeline.problem import Problem, run
+from pipeline.metrics import METRICS
+from pipeline.problem import run
 
 
 def main():
@@ -22,15 +22,8 @@ def main():
     for model in suite.models:
         def numbers(row, rule=suite.selection, protocol="official", model=model):
             """{seed: {metric: number}} of one row."""
-            found = {}
-            for seed in suite.seeds:
-                stems = [f"{model}-{name}-s{seed}" for name in (row, *suite.tasks)]
-                if missing := [stem for stem in stems if stem not in runs]:
-                    raise Problem(f"out/quirks/metrics has no {', '.join(missing)}; run `make quirks`")
-                ours, *single = (runs[stem]["rules"][rule][protocol] for stem in stems)
-                merged = {key: value for one in single for key, value in one.items()}
-                found[seed] = {**ours, table.DELTA: delta_m(ours, merged)}
-            return found
+            return {seed: table.beside_single(runs, "quirks", model, row, suite.tasks, seed, rule, protocol)
+                    for seed in suite.seeds}
         reference = numbers(clean)
         changed = {chosen.methods[row].title: numbers(row) for row in others}
         told = {f"epoch: {table.RULES[rule]}": numbers(clean, rule) for rule in table.RULES if rule != suite.selection}
@@ -40,7 +33,7 @@ def main():
             apart = {seed: {name: value - reference[seed][name] for name, value in found.items()}
                      for seed, found in values.items()}
             lines.append([title, *line(apart, names, "+")])
-            cells += [{"model": model, "quirk": title, "metric": name, **summary(apart, name)}
+            cells += [{"model": model, "quirk": title, **summary(apart, name)}
                       for name in (*names, table.DELTA)]
         header = ["Behaviour", *map(table.title_of, (*names, table.DELTA))]
         parts += [(f"{table.TITLES[model]}: trained otherwise", header, lines[:len(changed) + 1]),
@@ -55,16 +48,11 @@ def main():
 
 def summary(values, name):
     numbers = [found[name] for found in values.values()]
-    return {"mean": statistics.fmean(numbers), "std": table.deviation(numbers), "n": len(numbers)}
+    return {"metric": name, "mean": statistics.fmean(numbers), "std": table.deviation(numbers), "n": len(numbers)}
 
 
 def line(values, names, sign):
-    out = []
-    for name in (*names, table.DELTA):
-        one = summary(values, name)
-        spread = "" if one["std"] is None else f" ± {table.number(name, one['std']).lstrip('+')}"
-        out.append(table.number(name, one["mean"], sign) + spread)
-    return out
+    return [table.spread(summary(values, name), sign) for name in (*names, table.DELTA)]
 
 
 if __name__ == "__main__":

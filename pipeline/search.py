@@ -16,7 +16,7 @@ import sys
 
 from pipeline import params, table
 from pipeline.curve import text
-from pipeline.metrics import METRICS, delta_m
+from pipeline.metrics import METRICS
 from pipeline.problem import Problem, run
 
 FOLDER = pathlib.Path("out/search")
@@ -50,17 +50,12 @@ def trace(chosen):
     runs, lines = table.read_all("search", ("student",)), []
     for model in search.models:
         for trial in search.trials:
-            deltas, metrics = [], []
-            for seed in search.seeds:
-                names = [f"{model}-{name}-s{seed}" for name in (trial, *search.tasks)]
-                if missing := [name for name in names if name not in runs]:
-                    raise Problem(f"out/search/metrics has no {', '.join(missing)}; run `make search-lambda`")
-                ours, *single = (runs[name]["rules"][rule]["official"] for name in names)
-                metrics.append(ours)
-                deltas.append(delta_m(ours, {key: value for one in single for key, value in one.items()}))
+            found = [table.beside_single(runs, "search", model, trial, search.tasks, seed, rule)
+                     for seed in search.seeds]
+            deltas = [one.pop(table.DELTA) for one in found]
             lines.append({"model": model, "trial": trial, "delta": statistics.fmean(deltas),
                           "deviation": table.deviation(deltas), "n": len(deltas),
-                          **{key: statistics.fmean(one[key] for one in metrics) for key in metrics[0]}})
+                          **{key: statistics.fmean(one[key] for one in found) for key in found[0]}})
     return lines
 
 
@@ -70,11 +65,11 @@ def told(chosen, trial):
 
 def report(chosen):
     """The trace and, on the test set, the row that was trained with what it found, beside the method's own lambda."""
-    search, suite = chosen.search, chosen.suite(chosen.search.suite)
+    search, suite, lines = chosen.search, chosen.suite(chosen.search.suite), trace(chosen)
     names = [name for name, metric in METRICS.items() if metric.task in search.tasks]
     tried = [[line["model"], line["trial"], *(table.number(name, line[name]) for name in names),
               table.number(table.DELTA, line["delta"]),
-              "picked" if params.found(line["model"]) == line["trial"] else ""] for line in trace(chosen)]
+              "picked" if params.found(line["model"]) == line["trial"] else ""] for line in lines]
     header = [table.title_of(name) for name in (*names, table.DELTA)]
     parts = [("Trials, on the images held out", ["Network", "lambda", *header, ""], tried)]
     results, cells, rows = table.read_all(search.suite, ("student", params.SEARCHED)), [], []
@@ -96,7 +91,7 @@ def report(chosen):
             f"{', '.join(search.tasks)}, else `methods.{search.method}`; score: Delta_MTL on those images, "
             f"{table.RULES[suite.selection]}, mean over seeds {', '.join(map(str, search.seeds))}.",
             f"Protocol `{chosen.protocol}`, suite {search.suite}."]
-    table.write("search", "Search for lambda", said, parts, cells, {"trace": trace(chosen)})
+    table.write("search", "Search for lambda", said, parts, cells, {"trace": lines})
 
 
 if __name__ == "__main__":

@@ -123,6 +123,17 @@ def merged(runs, rule, protocol):
     return {name: value for run in runs for name, value in run["rules"][rule][protocol].items()}
 
 
+def beside_single(results, suite, model, row, tasks, seed, rule, protocol="official"):
+    """One run's {metric: number}, with its Delta_MTL over the single-task runs of the same seed; `Problem` if one is
+    missing. results: `read_all` of the suite."""
+    stems = [f"{model}-{name}-s{seed}" for name in (row, *tasks)]
+    if missing := [stem for stem in stems if stem not in results]:
+        word = "search-lambda" if suite == "search" else suite
+        raise Problem(f"out/{suite}/metrics has no {', '.join(missing)}; run `make {word}`")
+    ours, single = merged([results[stems[0]]], rule, protocol), merged([results[s] for s in stems[1:]], rule, protocol)
+    return {**ours, DELTA: delta_m(ours, single)}
+
+
 def cells_of(row, printed):
     """Long form: a record per rule, protocol and metric, with mean, sample standard deviation (null for n = 1), n."""
     for rule in RULES:
@@ -197,8 +208,8 @@ def number(metric, value, sign=""):
     return f"{value:{sign or ('+' if metric == DELTA else '')}.{digits}f}"
 
 
-def spread(cell):
-    return number(cell["metric"], cell["mean"]) + (
+def spread(cell, sign=""):
+    return number(cell["metric"], cell["mean"], sign) + (
         f" ± {number(cell['metric'], cell['std']).lstrip('+')}" if cell["std"] is not None else "")
 
 

@@ -10,7 +10,8 @@ export PYTHONUNBUFFERED := 1
 JOBS ?= $(or $(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS))),1)
 REPRO = $(if $(filter-out 1,$(JOBS)),python -m pipeline.parallel $(JOBS),dvc repro)
 .PHONY: help setup params table1 table2 table3 table4 table-balancers toy search-lambda quirks \
-        prepare teacher features baseline wide student ablation evaluate figures smoke montage dag plan bench bench-step bench-store kernels test test-slow lint clean
+        prepare teacher features baseline wide student ablation evaluate figures smoke montage \
+        dag plan bench bench-step bench-store kernels test test-slow lint clean
 
 help:  ## list the words
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -79,8 +80,8 @@ smoke: $(READY)  ## Tables 1 to 4 at their smallest, in a copy under .work
 	@cp -r dvc.yaml params.yaml .dvcignore pipeline models kernels $(SMALL) && cp .dvc/config $(SMALL)/.dvc
 	@sed -i.bak -e 's/^protocol: .*/protocol: smoke/' -e 's/^    baselines: \[u.*/    baselines: [uniform]/' \
 	    -e 's/models: \[segnet, mtan\]/models: [segnet]/' $(SMALL)/params.yaml
-	@cd $(SMALL) && dvc config --local core.no_scm true && python -m pipeline.params && dvc repro table1 table2 table3 table4 && \
-	    cat out/tables/table?.md
+	@cd $(SMALL) && dvc config --local core.no_scm true && python -m pipeline.params && \
+	    dvc repro table1 table2 table3 table4 && cat out/tables/table?.md
 
 montage: prepare  ## out/<suite>/montage.png: the prepared images and targets, to be looked at
 	@for suite in $(SUITES); do python -m pipeline.prepare montage $$suite || exit 2; done

@@ -111,7 +111,7 @@ def main(suite, stage, model_name, name, seed):
                 broken, torch.where(values.isfinite(), steps, step))
             sums = sums + values
             line.step(step + 1, lambda values=values: f"loss {values[:len(tasks)].mean().item():.4f}")
-        sums, broken, final = distributed.total(sums), distributed.least(broken), distributed.total(values[:len(tasks)])
+        sums, broken = distributed.total(sums), distributed.least(broken)
         names = [*(f"loss_{task}" for task in tasks), *terms, *watched]
         stop_if_broken(title, epoch, steps, [*names, *(f"weight_{task}" for task in tasks)], broken, record, work)
         took = time.time() - begun
@@ -124,8 +124,10 @@ def main(suite, stage, model_name, name, seed):
         # KD4MTL selects by the mean task loss on training batches, distances not counted (quirk Q5)
         if best is None or train_loss(curve[-1], tasks) < train_loss(curve[best["epoch"] - 1], tasks):
             best = {"epoch": epoch + 1, "weights": copy(model)}
-        if stage == "teacher" and (by_batch is None or final.item() < by_batch["loss"]):           # quirk Q6
-            by_batch = {"loss": final.item(), "weights": copy(model)}
+        if stage == "teacher":                                                              # quirk Q6
+            final = distributed.total(values[0]).item()
+            if by_batch is None or final < by_batch["loss"]:
+                by_batch = {"loss": final, "weights": copy(model)}
         work.save({**{key: holder.state_dict() for key, holder in holders.items()}, "rng": torch.get_rng_state(),
                    "curve": curve, "balance": balance, "best": best, "by_batch": by_batch,
                    "seconds": seconds, "memory": memory})

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from kernels import feature_distance
 from models.adaptor import Adaptor
 from pipeline import distributed, sources, store
+from pipeline.ahead import positions
 from pipeline.objectives import feature_losses, supervised
 from pipeline.problem import Problem
 
@@ -31,6 +32,7 @@ class Objective(supervised.Objective):
         self.taps, self.training, self.loss = method["taps"], run["adaptor"], method["loss"]
         self.domains = split.domains
         self.goals = {tap: tap if method["towards"] == "own" else "last" for tap in self.taps}
+        self.wanted = sorted(set(self.goals.values()))             # the teachers' taps
         self.weights = torch.tensor([method["lambda"][task] for task in run["tasks"]], device=device)
         channels = model.tap_channels                # a teacher is the student's architecture with one head
         self.adaptors = torch.nn.ModuleDict({
@@ -54,8 +56,9 @@ class Objective(supervised.Objective):
 
     def __call__(self, index, image, predictions, features, targets):
         losses = self.losses(predictions, targets)
-        wanted, rows = sorted(set(self.goals.values())), {task: self.rows(task, index) for task in self.sources}
-        taught = [source.batch(*self.own(rows[task], index, image), wanted) for task, source in self.sources.items()]
+        rows = {task: self.rows(task, index, image.device) for task in self.sources}
+        taught = [source.batch(self.own(task, index), image if rows[task] is None else image[rows[task]], self.wanted)
+                  for task, source in self.sources.items()]
         total, distances = 0.0, 0.0
         for tap, goal in self.goals.items():
             adaptors = [self.adaptors[f"{task}_{tap}"] for task in self.sources]
@@ -84,17 +87,19 @@ class Objective(supervised.Objective):
             prepared = prepared[0]
         return feature_distance(prepared, weights, teachers, energies, self.weights)
 
-    def rows(self, task, index):
-        """Positions in the batch of a task's own images; None: all of them."""
-        return [i for i, image in enumerate(index) if image in self.domains[task]] if self.domains else None
+    def rows(self, task, index, device):
+        """Positions in the batch of a task's own images, on the device without waiting for it; None: all of them."""
+        if not self.domains:
+            return None
+        return positions([i for i, image in enumerate(index) if image in self.domains[task]], device)
 
-    def own(self, rows, index, image):
-        return (index, image) if rows is None else ([index[i] for i in rows], image[rows])
+    def own(self, task, index):
+        """The images of a batch that are labelled for a task."""
+        return [image for image in index if image in self.domains[task]] if self.domains else index
 
     def expect(self, index):
         for task, source in self.sources.items():
-            rows = self.rows(task, index)
-            source.expect(index if rows is None else [index[i] for i in rows], sorted(set(self.goals.values())))
+            source.expect(self.own(task, index), self.wanted)
 
     def step(self):
         if self.optimiser:

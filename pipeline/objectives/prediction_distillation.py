@@ -21,10 +21,18 @@ class Objective(feature_distillation.Objective):
             run, task, split.classes, device) for task, source in self.sources.items()]
 
     def __call__(self, index, image, predictions, features, targets):
-        self.taught = {teacher.task: teacher.predict(image) for teacher in self.teachers}
+        self.taught = {teacher.task: self.predicted(teacher, index, image) for teacher in self.teachers}
         losses, terms, watched = super().__call__(index, image, predictions, features, targets) if self.taps else (
             self.losses(predictions, targets), {}, {})
         return losses, terms, watched | self.seen
+
+    def predicted(self, teacher, index, image):
+        """A teacher's predictions of a batch; zeros, which nothing reads, for the images of another domain."""
+        rows = self.rows(teacher.task, index, image.device)
+        if rows is None:
+            return teacher.predict(image)
+        own = teacher.predict(image[rows])
+        return own.new_zeros(len(image), *own.shape[1:]).index_copy(0, rows, own)
 
     def losses(self, predictions, targets):
         """The mixtures, by what the teachers said of this step's images."""

@@ -48,23 +48,28 @@ def folder(tmp_path, monkeypatch, params_text):
     return tmp_path
 
 
+def run_all(suite, model, tasks, rows):
+    """Every stage but the tables of one suite, network and seed, in the working folder."""
+    from pipeline import evaluate, features, prepare, train
+
+    prepare.main(suite)
+    for task in tasks:
+        train.main(suite, "teacher", model, task, "0")
+        features.main(suite, model, task, "0")
+        evaluate.main(suite, "teacher", model, task, "0")
+    for stage, name in rows:
+        train.main(suite, stage, model, name, "0")
+        evaluate.main(suite, stage, model, name, "0")
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """A folder in which every stage but the table has run once at smoke size; tests copy it, never write to it."""
-    from pipeline import evaluate, features, prepare, train
-
     place, before = tmp_path_factory.mktemp("trained"), os.getcwd()
     os.chdir(place)
     try:
         (place / "params.yaml").write_text(smoke((ROOT / "params.yaml").read_text()))
-        prepare.main("rooms")
-        for task in ("semantic", "depth", "normal"):
-            train.main("rooms", "teacher", "segnet", task, "0")
-            features.main("rooms", "segnet", task, "0")
-            evaluate.main("rooms", "teacher", "segnet", task, "0")
-        for stage, name in (("baseline", "uniform"), ("student", "ours")):
-            train.main("rooms", stage, "segnet", name, "0")
-            evaluate.main("rooms", stage, "segnet", name, "0")
+        run_all("rooms", "segnet", ("semantic", "depth", "normal"), (("baseline", "uniform"), ("student", "ours")))
     finally:
         os.chdir(before)
         torch.use_deterministic_algorithms(False)

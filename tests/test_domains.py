@@ -8,10 +8,10 @@ import shutil
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT, smoke
+from conftest import ROOT, run_all, smoke
 
 from kernels.packing import normalise
-from pipeline import data, distributed, evaluate, features, figures, objectives, params, plan, prepare, table, train
+from pipeline import data, distributed, figures, objectives, params, plan, prepare, table, train
 from pipeline import tasks as judged
 from pipeline import teachers as taught
 from pipeline.curve import read
@@ -33,14 +33,7 @@ def finished(tmp_path_factory):
         patches.chdir(place)
         for name in ("DEVICE", "FEATURES", "KERNELS"):
             patches.delenv(name, raising=False)
-        prepare.main("domains")
-        for task in TASKS:
-            train.main("domains", "teacher", "lenet", task, "0")
-            features.main("domains", "lenet", task, "0")
-            evaluate.main("domains", "teacher", "lenet", task, "0")
-        for stage, name in ROWS:
-            train.main("domains", stage, "lenet", name, "0")
-            evaluate.main("domains", stage, "lenet", name, "0")
+        run_all("domains", "lenet", TASKS, ROWS)
     torch.use_deterministic_algorithms(False)
     return place
 

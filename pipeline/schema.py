@@ -74,6 +74,7 @@ class Cityscapes(Section):
     classes: Literal[7, 19]
     seven: Literal["categories", "train_ids"]
     disparity: Literal["p/65535", "(p-1)/65536"]
+    image: Literal["bilinear", "nearest"]
 
 
 class Glyphs(Section):

@@ -264,8 +264,9 @@ def data_told(chosen, suite):
         real = chosen.datasets.cityscapes
         made = "" if real.layout == "mtan" else (f"; from the original tree, if that is what is there: 7 classes by "
                                                  f"{real.seven}, disparity {real.disparity}")
+        near = "; image nearest" if real.image == "nearest" else ""
         few = "" if real.classes == 7 else "; the paper has 7"
-        return f"Data: Cityscapes, {real.classes} classes, {size}{made}{few}."
+        return f"Data: Cityscapes, {real.classes} classes, {size}{made}{near}{few}."
     if data == "svhn_omniglot":
         return f"Data: SVHN and Omniglot, {size}." if chosen.datasets.svhn_omniglot.digits == "svhn" else (
             f"Data: MNIST and Omniglot, {size}; the paper has SVHN, so its numbers are not shown.")

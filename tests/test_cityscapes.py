@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.data import cityscapes, streets
+from pipeline.data import cityscapes, files, streets
 from pipeline.problem import Problem
 
 H, W = 8, 16
@@ -88,6 +88,10 @@ def test_the_original_files_are_read_at_full_depth(original):
     np.testing.assert_allclose(sample["depth"][0, :3], [0, 1.526e-5, 0.49221], rtol=1e-4)
     other = read(original, disparity="(p-1)/65536")["depth"]
     np.testing.assert_allclose(other, np.maximum(stored["depth"] - 1.0, 0) / 65536, atol=1e-9)
+    stored["depth"][1, :6] = 0, 1, 2, 32257, 32258, 65535
+    path(original, "depth").write_bytes(png(stored["depth"]))
+    other = read(original, disparity="(p-1)/65536")["depth"]
+    np.testing.assert_array_equal(other[1, :6], np.float32([0, 0, 1 / 65536, 126 / 256, 0.4922, 0.4922]))
     metres = 0.209 * 2262.5 / ((256 - 1) / 256)
     assert np.isclose(0.209 * 2262.5 / metres * 256 + 1, sample["depth"][0, 3] * 65535)   # the unit of streets' depth
 
@@ -168,6 +172,29 @@ def test_resize_averages_images_and_invents_no_label_or_disparity(original, size
         assert set(sample[kind].ravel()) <= set(stored[kind].ravel())
     if size == (4, 8):
         np.testing.assert_array_equal(sample["depth"], stored["depth"][1::2, 1::2])
+
+
+@pytest.mark.parametrize("size", [(4, 8), (2, 4), (16, 32)], ids=str)
+def test_a_nearest_image_is_the_pixel_that_its_label_is_of(original, size):
+    sample, image = read(original, size=size, image="nearest"), arrays(1)["image"]
+    assert contract(sample, size)
+    theirs = np.array(Image.fromarray(image).resize(size[::-1], Image.NEAREST))
+    np.testing.assert_array_equal(sample["image"], theirs / np.float32(255))
+    for kind in ("label", "depth"):
+        np.testing.assert_array_equal(sample[kind], read(original, size=size)[kind])
+    both = {"image": np.repeat(arrays(1)["label"][..., None], 3, 2), "label": arrays(1)["label"]}
+    for kind, array in both.items():
+        path(original, kind).write_bytes(png(array))
+    same = read(original, size=size, image="nearest", classes=7)
+    seen = np.rint(same["image"][..., 0] * 255).astype(int)
+    np.testing.assert_array_equal(cityscapes.CATEGORY_OF_ID[seen], same["label"])
+
+
+def test_the_nearest_pixel_of_the_papers_size():
+    place = np.arange(1024 * 2048, dtype=np.int32).reshape(1024, 2048)
+    theirs = np.array(Image.fromarray(place).resize((256, 128), Image.NEAREST))
+    np.testing.assert_array_equal(theirs, place[4::8, 4::8])
+    np.testing.assert_array_equal(files.resized("image", place, (128, 256), "nearest"), place[4::8, 4::8])
 
 
 # -- faults: each is one sentence that names the file or key, before anything is computed
@@ -266,6 +293,7 @@ def test_read_refuses_an_id_outside_the_map_and_a_damaged_file(original):
     ({"layout": "flat"}, "`datasets.cityscapes.layout` is 'flat', not auto or mtan or original"),
     ({"seven": "ids"}, "`datasets.cityscapes.seven` is 'ids'"),
     ({"disparity": "metres"}, "`datasets.cityscapes.disparity` is 'metres', not p/65535 or (p-1)/65536"),
+    ({"image": "area"}, "`datasets.cityscapes.image` is 'area', not bilinear or nearest"),
     ({"clases": 7}, "`datasets.cityscapes.clases` is not an option"),
     ({"layout": "mtan"}, "/train/image cannot be listed"),
 ])

@@ -30,6 +30,7 @@ MISTAKES = {
     "nyuv2-normals": (("source: mtan", "source: mat"), ("`datasets.nyuv2`", "'published'", "`normals: derived`")),
     "nyuv2-depth": (("depth: raw ", "depth: dense "), ("datasets.nyuv2.depth", "'dense'", "'filled'")),
     "nyuv2-crop": (("crop: toolbox", "crop: 16"), ("datasets.nyuv2.crop", "16", "'border16'")),
+    "image": (("image: bilinear", "image: bicubic"), ("datasets.cityscapes.image", "'bicubic'", "'nearest'")),
     "data": (("data: scenes ", "data: scene "), ("`suites.rooms.data`", "'scene'", "nyuv2")),
     "protocol": (("protocol: laptop", "protocol: latop"), ("'latop'", "`laptop`")),
     "model": (("models: [segnet", "models: [segnett"), ("'segnett'", "`segnet`")),

@@ -194,10 +194,12 @@ def test_cityscapes_stands_beside_the_paper_with_its_7_classes_only(folder):
     found, text = make("table3")
     assert found["ours-streets", "train_loss", "official", "abs_err"]["paper"] == 0.0140
     assert found["ours-streets", "train_loss", "official", "angle_mean_deg"]["n"] == 0
-    assert "Data: Cityscapes, 7 classes" in text and "Abs Err" in text and "<11.25" not in text
-    change(("classes: 7\n    seven", "classes: 19\n    seven"))
+    assert "Data: Cityscapes, 7 classes" in text and "image nearest" not in text
+    assert "Abs Err" in text and "<11.25" not in text
+    change(("classes: 7\n    seven", "classes: 19\n    seven"), ("image: bilinear ", "image: nearest "))
     found, text = make("table3")
     assert all(cell["paper"] is None for cell in found.values()) and "19 classes" in text and "52.18" not in text
+    assert "disparity p/65535; image nearest; the paper has 7." in text
 
 
 def test_two_domains_have_an_average_and_the_papers_numbers_for_svhn_only(folder):

@@ -8,6 +8,8 @@ r"""Cityscapes, as MTAN's folders or as its own: 19 or 7 classes, inverse depth 
 Both hold 2975 and 500 images; "val" is called "test" here. Of label_7 and label_19 only the one in use has to be there.
 A disparity of d pixels (of an image 2048 wide, d = 0.209 m * 2262.5 / metres) is stored as p = 256 * d + 1. The depth
 that is given is p / 65535, as in MTAN's files, at every size the same; sky and far things are p near 1, tiny but valid.
+XTasC-Net (arXiv:2111.14122) has (p - 1) / 65536, cut at 0.4922, just above 126 pixels, and the image nearest: of
+1024x2048 at 128x256, row 8r + 4 and column 8c + 4 of all three files. A p of 1 becomes 0 there, which here is invalid.
 70 ms from 1024x2048 PNGs (a rendered street) to 128x256, one thread of a busy 2-core Xeon, 2026-11-21, by
 `python -m timeit -p -s "from pipeline.data import cityscapes as c; o = {'root': 'ROOT'}; n = c.ids('train', 1, o)[0]" \
     "c.read('train', n, (128, 256), o)"`
@@ -37,13 +39,14 @@ TRAIN_ID[[7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 
 CATEGORY_OF_ID = np.repeat(np.arange(-1, 7, dtype=np.int8), (7, 4, 6, 4, 2, 1, 2, 8))
 
 OPTIONS = {"layout": ("auto", "mtan", "original"), "classes": (19, 7), "seven": ("categories", "train_ids"),
-           "disparity": ("p/65535", "(p-1)/65536")}             # the first is the default
+           "disparity": ("p/65535", "(p-1)/65536"), "image": ("bilinear", "nearest")}      # the first is the default
 FOLDERS = {"train": "train", "test": "val"}
 PNGS = {  # kind: folder, end of the name, bits, PNG colour type (0 grey, 2 RGB)
     "image": ("leftImg8bit", "_leftImg8bit.png", 8, 2),
     "label": ("gtFine", "_gtFine_labelIds.png", 8, 0),
     "depth": ("disparity", "_disparity.png", 16, 0),
 }
+MOST = 0.4922            # of (p-1)/65536
 SHAPES = {"image": ((3,),), "label": ((),), "depth": ((1,), ())}        # of .npy files, behind (H, W)
 
 
@@ -75,7 +78,7 @@ def ids(split, count, options):
 
 
 def read(split, name, size, options):
-    """One sample at size (H, W): image bilinear over all stored pixels, label and depth nearest.
+    """One sample at size (H, W): image bilinear over all stored pixels or, by `image`, nearest as label and depth are.
 
     image (H, W, 3) float32 in [0, 1]; label (H, W) int8, index into `classes(options)`, -1 void; depth (H, W) float32,
     inverse depth, 0 invalid.
@@ -83,7 +86,8 @@ def read(split, name, size, options):
     options, size = _checked(options), tuple(size)
     files.check_ratio(_path(split, "image", name, options), _stored_size(split, name, options), size)
     values = _from_npy if options["layout"] == "mtan" else _from_png
-    return {kind: files.resized(kind, values(kind, _path(split, kind, name, options), options), size) for kind in KINDS}
+    return {kind: files.resized(kind, values(kind, _path(split, kind, name, options), options), size, options["image"])
+            for kind in KINDS}
 
 
 def _checked(options):
@@ -211,8 +215,10 @@ def _from_png(kind, path, options):
     if kind == "image":
         return stored / np.float32(255)
     if kind == "depth":
-        p, less, over = stored.astype(np.float32), *((0, 65535) if options["disparity"] == "p/65535" else (1, 65536))
-        return np.where(p > 0, (p - less) / np.float32(over), np.float32(0))
+        p = stored.astype(np.float32)
+        if options["disparity"] == "p/65535":
+            return p / np.float32(65535)
+        return ((p - 1) / np.float32(65536)).clip(0, MOST)
     files.refuse(path, stored, stored >= len(TRAIN_ID),
                  f"label ids are 0..{len(TRAIN_ID) - 1}: take gtFine's labelIds, not trainIds, colours or instanceIds")
     by_id = options["classes"] == 7 and options["seven"] == "categories"

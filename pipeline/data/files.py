@@ -105,11 +105,11 @@ def refuse(path, array, bad, rule):
         raise Problem(f"{path} holds {array[where]:.9g} at {where}, but {rule}")
 
 
-def resized(kind, array, size):
-    """One array of a sample at size (H, W): an image bilinear over all stored pixels, any other nearest."""
+def resized(kind, array, size, image="bilinear"):
+    """One array of a sample at size (H, W): an image bilinear over all stored pixels or nearest, any other nearest."""
     if array.shape[:2] == size:
         return array
-    return (bilinear if kind == "image" else nearest)(array, size)
+    return (bilinear if (kind, image) == ("image", "bilinear") else nearest)(array, size)
 
 
 # Both resizers centre output pixel i at (i + 1/2) * stored / size, in stored pixels from the border.

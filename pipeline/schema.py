@@ -180,6 +180,8 @@ class Switches(Section):
     normal_mask: Literal["own", "depth"]
     drop_last: bool
     step_first: bool
+    crop_masks: bool
+    zoom_depth: bool
 
 
 class SomeSwitches(Section):
@@ -187,6 +189,8 @@ class SomeSwitches(Section):
     normal_mask: Literal["own", "depth"] | None = None
     drop_last: bool | None = None
     step_first: bool | None = None
+    crop_masks: bool | None = None
+    zoom_depth: bool | None = None
 
 
 class Balanced(Section):

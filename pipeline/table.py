@@ -224,8 +224,9 @@ def caption(chosen, suite, models, methods, rows, runs):
                 "deviation over n seeds, none for n = 1.")
     said.append("Delta_MTL = mean over tasks of the mean over a task's metrics of the relative gain on our own STL of "
                 "the same seed, in percent; positive is better. STL is one network a task, its cost their sum.")
+    uncut = "".join(f", {name} false" for name in ("crop_masks", "zoom_depth") if not getattr(switches, name))
     said.append(f"Switches: normal_mask {switches.normal_mask}, drop_last {str(switches.drop_last).lower()}, "
-                f"step_first {str(switches.step_first).lower()}, official_batch {part.official_batch}, features "
+                f"step_first {str(switches.step_first).lower()}{uncut}, official_batch {part.official_batch}, features "
                 f"{chosen.features.dtype} of the teachers' {chosen.features.teacher} epoch" + "".join(
                     f"; {one.title}: {', '.join(words)}" for one in map(chosen.methods.get, methods)
                     if (words := told(one, part.tasks))) + ".")

@@ -71,8 +71,8 @@ def main(suite, stage, model_name, name, seed):
         print(f"{title}: going on from epoch {len(curve)}")
 
     # -- the epochs
-    steps = len(batches)
-    rate = functools.partial(learning_rate, training, steps=steps, early=row["switches"]["step_first"])
+    steps, switches = len(batches), row["switches"]
+    rate = functools.partial(learning_rate, training, steps=steps, early=switches["step_first"])
     for epoch in range(len(curve), training["epochs"]):
         model.train()
         balancer.start_epoch([[line[f"loss_{task}"] for task in tasks] for line in curve])
@@ -94,7 +94,7 @@ def main(suite, stage, model_name, name, seed):
                 train.expect(own[step + 1])
             if training["augment"] != "none":
                 image, targets = augment.apply(image, targets, drawn[data.positions(index, where)],
-                                               train.inverse_depth)
+                                               train.inverse_depth, switches["zoom_depth"], switches["crop_masks"])
             optimiser.zero_grad(set_to_none=True)
             losses, terms, watched, weights, gramian = gradients(
                 model, objective, balancer, index, image, targets, training["precision"], trunk,

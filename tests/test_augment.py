@@ -42,6 +42,50 @@ def test_inverse_depth_grows_where_depth_shrinks_and_what_is_not_there_is_left_o
         torch.testing.assert_close(its["depth"][:, 0, 0, 0], drawn[:, 0]**power)
 
 
+def by_hand():
+    """Six by six pixels: an image kept, one mirrored, of one four by four from (1, 2), zoomed by 1.5 and mirrored."""
+    label, image = torch.arange(36).view(1, 6, 6).repeat(3, 1, 1), torch.rand(3, 3, 6, 6)
+    label[:, 2, 2:4] = -1
+    depth = (label[:, None] % 7).float()
+    drawn = torch.tensor([[1, 6, 6, 0, 0, 0], [1, 6, 6, 0, 0, 1], [1.5, 4, 4, 1, 2, 1]])
+    return image, {"label": label, "depth": depth}, drawn
+
+
+def test_masks_of_the_whole_image_are_mirrored_and_not_cut():
+    image, targets, drawn = by_hand()
+    found, its = augment.apply(image, targets, drawn, crop_masks=False)
+    plain, cut = augment.apply(image, targets, drawn)
+    assert set(its) == {"label", "depth", "label_mask", "depth_mask"} and set(cut) == {"label", "depth"}
+    assert torch.equal(found, plain) and all(torch.equal(its[kind], cut[kind]) for kind in cut)
+    rows, columns = torch.tensor([1, 1, 2, 3, 3, 4]), torch.tensor([5, 4, 4, 3, 2, 2])
+    assert torch.equal(its["label"][2], targets["label"][2][rows[:, None], columns])
+    for kind, void in (("label", -1), ("depth", 0)):
+        whole, mask = targets[kind] != void, its[f"{kind}_mask"]
+        assert mask.dtype == torch.bool and mask.shape == targets[kind].shape
+        assert torch.equal(mask[0], whole[0])
+        assert all(torch.equal(mask[k], whole[k].flip(-1)) for k in (1, 2))
+        assert torch.equal(mask[:2], its[kind][:2] != void) and not torch.equal(mask[2], its[kind][2] != void)
+    assert (~its["label_mask"][2]).nonzero().tolist() == [[2, 2], [2, 3]]
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+def test_depth_stays_as_it_is_where_it_is_not_zoomed(inverse):
+    image, targets, drawn = by_hand()
+    found, its = augment.apply(image, targets, drawn, inverse, zoom_depth=False)
+    plain, zoomed = augment.apply(image, targets, drawn, inverse)
+    assert torch.equal(found, plain) and torch.equal(its["label"], zoomed["label"])
+    assert torch.equal(its["depth"][:2], zoomed["depth"][:2])
+    torch.testing.assert_close(its["depth"][2] * 1.5 ** (1 if inverse else -1), zoomed["depth"][2])
+    assert set(its["depth"].unique().tolist()) <= set(targets["depth"].unique().tolist())
+
+
+def test_depth_alone():
+    image, targets, drawn = by_hand()
+    whole = augment.apply(image, targets, drawn, crop_masks=False)[1]
+    alone = augment.apply(image, {"depth": targets["depth"]}, drawn, crop_masks=False)[1]
+    assert set(alone) == {"depth", "depth_mask"} and all(torch.equal(alone[kind], whole[kind]) for kind in alone)
+
+
 def test_draws_cover_scales_places_and_mirrors():
     drawn = augment.draw(0, 3000, HEIGHT, WIDTH)
     assert torch.equal(drawn, augment.draw(0, 3000, HEIGHT, WIDTH))
@@ -70,6 +114,25 @@ def test_a_row_asks_for_it(copy):
         train.main("rooms", "baseline", "segnet", "uniform", "0")
         curves.append(open(params.folder("rooms", "segnet", "uniform", 0) / "curve.csv").read())
     assert curves[0] == curves[1] != before
+
+
+def test_a_rows_switches_reach_it(copy, monkeypatch):
+    edit("width: 0.125", "width: 0.125\n          augment: crop")
+    text, seen, original = open("params.yaml").read(), [], augment.apply
+    open("params.yaml", "w").write(text.replace(
+        "balancer: uniform}", "balancer: uniform, switches: {crop_masks: false, zoom_depth: false}}", 1))
+
+    def told(*arguments):
+        image, targets = original(*arguments)
+        seen.append((arguments[4:], set(targets)))
+        return image, targets
+    monkeypatch.setattr(augment, "apply", told)
+    masks = {"label_mask", "depth_mask"}
+    for stage, name, switches, more in (("teacher", "depth", (True, True), set()),
+                                        ("baseline", "uniform", (False, False), masks)):
+        train.main("rooms", stage, "segnet", name, "0")
+        assert all(one == (switches, {"label", "depth", "normal"} | more) for one in seen) and seen
+        seen.clear()
 
 
 def test_cached_features_are_refused_and_live_teachers_are_not(copy, monkeypatch):

@@ -62,6 +62,7 @@ MISTAKES = {
     "searched": (("method: ours-domains", "method: ours-domain"), ("search.method", "`ours-domains`")),
     "switch-of-a-method": (("switches: {drop_last: false}", "switches: {drop_lost: false}"),
                            ("methods.quirk-drop-last.switches.drop_lost", "`drop_last`")),
+    "switch": (("  crop_masks: true", "  crop_mask: true"), ("`switches.crop_mask`", "`crop_masks`")),
     "objective": (("objective: feature_distillation", "objective: distill"), ("methods.ours.objective", "'distill'")),
     "balancer": (("balancer: mgda}", "balancer: mdga}"), ("methods.mgda-full.balancer", "'mdga'", "`mgda`")),
     "twice": (("seeds: [0]", "seeds: [0, 0]"), ("seeds", "[0, 0]")),

@@ -148,6 +148,11 @@ def test_switches_in_force_are_in_the_caption(folder):
     write(*everything(0))
     _, text = make()
     assert "teacher_bn batch" in text and "normal_mask depth" in text and "abc1234" in text
+    assert "crop_masks" not in text and "zoom_depth" not in text
+    change(("crop_masks: true ", "crop_masks: false "),
+           ("balancer: uniform}", "balancer: uniform, switches: {zoom_depth: false}}"))
+    _, text = make()
+    assert "step_first false, crop_masks false, official_batch 2" in text and "Uniform: zoom_depth False" in text
 
 
 def test_the_papers_numbers_are_complete(folder, params_text):

@@ -1,16 +1,21 @@
-"""Networks: one family per file, chosen by the file's name; `network` is what they share, `adaptor` no family.
+"""Networks: one family per file, chosen by the file's name; `network` is what they share, `adaptor` and
+`transfer` are no families.
 
 Every family has a class `Model(tasks, width, **options)`, `tasks` an ordered mapping task -> head channels:
 
-    model(x) -> predictions, features        x (B, 3, H, W), H and W at least 32 (lenet: 28)
+    model(x) -> predictions, features        x (B, 3, H, W) in [0, 1], H and W at least 32 (lenet: 28)
         predictions   task -> (B, C_t, H, W) after the task's final activation; of a classification (B, C_t)
-        features      task -> {"mid": (B, C_mid, H/32, W/32), "last": (B, C_last, H, W)}; lenet: {"last": (B, C_last)}
+        features      task -> {"mid": (B, C_mid, H/32, W/32), "last": (B, C_last, H, W)}; lenet: {"last": (B, C_last)};
+                      of a side that 32 does not divide resnet rounds H/32 up, others down; adamt: H/16
     model.features(x) -> features            the same without the heads, which a teacher does not need
     model.predict(features) -> predictions   the heads alone
     model.shared_parameters()                with task_parameters(t) of every task: each parameter once
-    model.task_parameters(task)              those of its attention branch and those of its head, which are also
+    model.task_parameters(task)              those of its own branch or decoder and those of its head, which are also
     model.attention_parameters(task), model.head_parameters(task)
-    model.last_shared()                      weight of the last shared layer (GradNorm)
+    model.first_own(task)                    weight of the first convolution that is the task's own (lenet: its linear
+                                             head), where AdaMT-Net measures the gradients that weigh the tasks
+    model.last_shared()                      weight of the last shared layer (GradNorm); resnet: of the last block's
+                                             second convolution, which in a bottleneck a third one follows
     model.tap_channels                       {"mid": C_mid, "last": C_last}; its keys are the taps there are
 """
 

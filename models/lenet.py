@@ -37,14 +37,17 @@ class Model(Network):
     smallest = 28       # such a side leaves the convolutions with 4 positions
 
     def __init__(self, tasks, width=1.0):
-        super().__init__(width)
-        if not tasks or not all(type(classes) is int and classes > 1 for classes in tasks.values()):
-            raise ValueError(f"Tasks should be one or more, each with 2 classes or more. Found {dict(tasks)}.")
+        super().__init__(tasks, width)
         first, second, features = (scaled(c, width) for c in (*CHANNELS, FEATURES))
         self.convolutions = nn.ModuleList([nn.Conv2d(3, first, KERNEL), nn.Conv2d(first, second, KERNEL)])
         self.connected = nn.Linear(second * GRID**2, features)
         self.heads = nn.ModuleDict({task: nn.Linear(features, classes) for task, classes in tasks.items()})
         initialise(self)
+
+    def check_tasks(self, tasks):
+        """Refuse none, and one with nothing to tell apart; their names are free."""
+        if not tasks or not all(type(classes) is int and classes > 1 for classes in tasks.values()):
+            raise ValueError(f"Tasks should be one or more, each with 2 classes or more. Found {dict(tasks)}.")
 
     def activate(self, task, x):
         """Scores (B, classes) -> log-probabilities."""

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from models import segnet
-from models.network import initialise
+from models.network import conv_bn_relu, initialise, resize
 
 
 class Gate(nn.Sequential):
@@ -46,8 +46,8 @@ class Model(segnet.Model):
         f = self.channels
         self.branches = nn.ModuleDict({task: Branch(self.down, self.up) for task in tasks})
         # between two masks: to the next level's channels on the way down, to the step's own on the way up
-        self.between_down = nn.ModuleList(map(segnet.conv_bn_relu, f, [*f[1:], f[-1]]))
-        self.between_up = nn.ModuleList(segnet.conv_bn_relu(*pair) for pair in self.up)
+        self.between_down = nn.ModuleList(map(conv_bn_relu, f, [*f[1:], f[-1]]))
+        self.between_up = nn.ModuleList(conv_bn_relu(*pair) for pair in self.up)
         for added in (self.branches, self.between_down, self.between_up):
             initialise(added)
 
@@ -70,8 +70,8 @@ class Model(segnet.Model):
             x = step(before)
             for task, branch in self.branches.items():
                 # twice the size, and the one more of an odd side
-                up = F.interpolate(state[task], before.shape[-2:], mode="bilinear", align_corners=True)
-                seen = torch.cat([before, self.between_up[j](up)], 1)
+                up = self.between_up[j](resize(state[task], before.shape[-2:]))
+                seen = torch.cat([before, up], 1)
                 state[task] = branch.decoder[j](seen) * x
         return {task: {"mid": mid[task], "last": state[task]} for task in self.branches}
 

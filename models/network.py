@@ -1,7 +1,12 @@
-"""What the families share: the interface that `models/__init__.py` states, over one head a task on the tap "last"."""
+"""What the families share: the interface that `models/__init__.py` states, over one head a task on the tap "last",
+and the layers and final activations that more than one of them has.
+"""
 
 import torch
+import torch.nn.functional as F
 from torch import nn
+
+NORM_FLOOR = 1e-12  # a predicted normal shorter than this has no direction
 
 
 def scaled(channels, width):
@@ -14,20 +19,60 @@ def initialise(module):
     for part in module.modules():
         if isinstance(part, (nn.Conv2d, nn.Linear)):
             nn.init.xavier_normal_(part.weight)
-            nn.init.zeros_(part.bias)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+
+def conv_bn_relu(c_in, c_out):
+    """(B, c_in, H, W) -> (B, c_out, H, W), non-negative: 3x3 convolution with bias, batch norm, ReLU."""
+    return nn.Sequential(nn.Conv2d(c_in, c_out, 3, padding=1), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True))
+
+
+def resize(x, size):
+    """(B, C, h, w) -> (B, C, *size), bilinear, corners on corners."""
+    return F.interpolate(x, size, mode="bilinear", align_corners=True)
+
+
+def unit(x):
+    """(B, C, H, W) divided by its L2 norm over channels, in float32 or better.
+
+    NOTE: the released code has no guard and turns a zero vector into NaN. Here it stays zero and receives
+    a zero gradient; a floor under the norm would send it 1e12 times the incoming one.
+    """
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    square = x.square().sum(dim=1, keepdim=True)  # vector_norm over 3 channels takes 70 times as long (CPU)
+    return x * square.masked_fill(square < NORM_FLOOR**2, torch.inf).rsqrt()
+
+
+ACTIVATIONS = {  # task -> what turns its raw head output into its prediction
+    "semantic": lambda x: F.log_softmax(x, dim=1),
+    "depth": lambda x: x,
+    "normal": unit,
+}
 
 
 class Network(nn.Module):
-    """A family adds `heads` (a module a task), `features`, `activate`, `shared_parameters`, `last_shared` and
-    `tap_channels`; `smallest` is the least H and W that its layers take.
+    """A family adds `heads` (a module a task), `features`, `shared_parameters`, `last_shared` and `tap_channels`;
+    `smallest` is the least H and W that its layers take. One whose tasks are others has its own `activate` and
+    `check_tasks`.
     """
 
     smallest: int
 
-    def __init__(self, width):
+    def __init__(self, tasks, width):
         super().__init__()
         if not width > 0:
             raise ValueError(f"Parameter `width` should be positive. Found `width = {width}`.")
+        self.check_tasks(tasks)
+
+    def check_tasks(self, tasks):
+        """Refuse none, and what `activate` does not know."""
+        if not tasks or not set(tasks) <= set(ACTIVATIONS):
+            raise ValueError(f"Tasks should be one or more of {', '.join(ACTIVATIONS)}. Found {list(tasks)}.")
+
+    def activate(self, task, x):
+        """What the task's head gives -> its prediction."""
+        return ACTIVATIONS[task](x)
 
     def check(self, x):
         """Refuse what is too small for the layers, and what is no colour image."""
@@ -56,3 +101,7 @@ class Network(nn.Module):
 
     def task_parameters(self, task):
         return [*self.attention_parameters(task), *self.head_parameters(task)]
+
+    def first_own(self, task):
+        """Weight of the first layer that is the task's own, which its modules hold first."""
+        return self.task_parameters(task)[0]

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.network import Network, initialise, scaled
+from models.network import Network, conv_bn_relu, initialise, scaled
 
 CHANNELS = {  # output channels of the five encoder levels at width 1
     "standard": (64, 128, 256, 512, 512),
@@ -23,12 +23,6 @@ CHANNELS = {  # output channels of the five encoder levels at width 1
     "deep": (64, 128, 256, 512, 512),  # every convolution is followed by a second one
 }
 CONVOLUTIONS = (2, 2, 3, 3, 3)  # per encoder level; the decoder step that undoes a level has as many
-NORM_FLOOR = 1e-12  # a predicted normal shorter than this has no direction
-
-
-def conv_bn_relu(c_in, c_out):
-    """(B, c_in, H, W) -> (B, c_out, H, W), non-negative: 3x3 convolution with bias, batch norm, ReLU."""
-    return nn.Sequential(nn.Conv2d(c_in, c_out, 3, padding=1), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True))
 
 
 def unpool(x, indices, size, compare=None):
@@ -64,24 +58,6 @@ def unpool(x, indices, size, compare=None):
     return y.permute(0, 3, 1, 2) if channels_last else y
 
 
-def unit(x):
-    """(B, C, H, W) divided by its L2 norm over channels, in float32 or better.
-
-    NOTE: the released code has no guard and turns a zero vector into NaN. Here it stays zero and receives
-    a zero gradient; a floor under the norm would send it 1e12 times the incoming one.
-    """
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
-    square = x.square().sum(dim=1, keepdim=True)  # vector_norm over 3 channels takes 70 times as long (CPU)
-    return x * square.masked_fill(square < NORM_FLOOR**2, torch.inf).rsqrt()
-
-
-ACTIVATIONS = {  # task -> what turns its raw head output into its prediction
-    "semantic": lambda x: F.log_softmax(x, dim=1),
-    "depth": lambda x: x,
-    "normal": unit,
-}
-
-
 class Block(nn.Module):
     """One encoder level or decoder step: `first` changes the channel count, `rest` keeps it."""
 
@@ -104,9 +80,7 @@ class Model(Network):
     smallest = 32  # five poolings leave one pixel of such a side
 
     def __init__(self, tasks, width=1.0, type="standard"):
-        super().__init__(width)
-        if not tasks or not set(tasks) <= set(ACTIVATIONS):
-            raise ValueError(f"Tasks should be one or more of {', '.join(ACTIVATIONS)}. Found {list(tasks)}.")
+        super().__init__(tasks, width)
         if type not in CHANNELS:
             raise ValueError(f"SegNet type should be one of {', '.join(CHANNELS)}. Found `type = {type}`.")
         repeat = 2 if type == "deep" else 1
@@ -125,9 +99,6 @@ class Model(Network):
             {t: nn.Sequential(nn.Conv2d(c, c, 3, padding=1), nn.Conv2d(c, k, 1)) for t, k in tasks.items()}
         )
         initialise(self)
-
-    def activate(self, task, x):
-        return ACTIVATIONS[task](x)
 
     def features(self, x):
         """x (B, 3, H, W) -> task -> {"mid": (B, C_mid, H/32, W/32), "last": (B, C_last, H, W)}, shared."""

@@ -59,6 +59,7 @@ def test_parameters_are_partitioned_as_the_gradients_flow(tasks):
         assert ours[-1] == model.head_parameters(task) and model.attention_parameters(task) == []
         reached = {id(p) for p in model.parameters() if p.grad is not None}
         assert reached == {id(p) for p in ours[0] + ours[-1]}
+        assert model.first_own(task) is model.heads[task].weight
     assert sorted(id(p) for group in ours for p in group) == sorted(map(id, model.parameters()))
     assert model.last_shared() is ours[0][-2] and model.last_shared().shape == (128, 16 * 25)
 

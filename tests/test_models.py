@@ -1,19 +1,23 @@
-"""Networks and adaptors: released sizes, the model contract, exact and deterministic unpooling.
+"""Networks and adaptors: released sizes, the contract of every dense family, exact and deterministic unpooling.
 
 Sizes are those of the released classes (KD4MTL, MTAN) less the six or three scalars that nothing there reads.
 """
+
+import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 import models
-from models import segnet
+from models import network, segnet
 from models.adaptor import Adaptor
 
 NYU, CITY, SEMANTIC = {"semantic": 13, "depth": 1, "normal": 3}, {"semantic": 7, "depth": 1}, {"semantic": 13}
 layouts = pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
-network = pytest.mark.parametrize("name", ["segnet", "segnet-wide", "segnet-deep", "mtan"])
+SEGNETS = ["segnet", "segnet-wide", "segnet-deep", "mtan"]
+segnets = pytest.mark.parametrize("name", SEGNETS)
+dense = pytest.mark.parametrize("name", [*SEGNETS, "resnet", "adamt"])
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -23,10 +27,11 @@ def one_thread():  # layers this small lose more to threads that wait for each o
     torch.set_num_threads(threads)
 
 
-def build(name, tasks=NYU, width=0.125):
+def build(name, tasks=NYU, width=0.125, size=(32, 64)):
     family, *kind = name.split("-")
     torch.manual_seed(0)
-    return models.load(family, tasks, width, **({"type": kind[0]} if kind else {}))
+    options = {"resnet": {"encoder": 18}, "adamt": {"size": size}}.get(family, {})
+    return models.load(family, tasks, width, **options, **({"type": kind[0]} if kind else {}))
 
 
 def image(*shape):
@@ -63,31 +68,41 @@ def test_parts_count_as_released_and_widths_are_multiples_of_eight():
     assert [count(part.parameters()) for part in parts] == [1_835_648, 1_148_928, 6_272_640, 3_947_520]
 
 
-@network
+@dense
 def test_output_follows_the_contract(name):
-    model, c = build(name), {"mid": 128 if name == "segnet-wide" else 64, "last": 8}
+    model = build(name).train(name != "adamt")          # without its dropout
+    c = {"mid": 128 if name in ("segnet-wide", "adamt") else 64, "last": 16 if name in ("resnet", "adamt") else 8}
     (predictions, features), alone = model(image()), model.features(image())
     assert {t: tuple(p.shape) for t, p in predictions.items()} == {t: (2, k, 32, 64) for t, k in NYU.items()}
     assert model.tap_channels == c and list(features) == list(alone) == list(NYU)
     for task, taps in features.items():
-        assert [taps[tap].shape for tap in ("mid", "last")] == [(2, c["mid"], 1, 2), (2, 8, 32, 64)]
-        assert all((taps[tap] >= 0).all() and torch.equal(taps[tap], alone[task][tap]) for tap in ("mid", "last"))
-        for tap in ("mid", "last") if task != "depth" else ():
-            shared = taps[tap] is features["depth"][tap]
-            assert shared == (name != "mtan") and shared == torch.equal(taps[tap], features["depth"][tap])
+        middle = (2, 4) if name == "adamt" else (1, 2)
+        assert [taps[tap].shape for tap in ("mid", "last")] == [(2, c["mid"], *middle), (2, c["last"], 32, 64)]
+        for tap, common in (("mid", name != "mtan"), ("last", name.startswith("segnet"))):
+            assert taps[tap].any() and torch.equal(taps[tap], alone[task][tap])
+            assert (taps[tap] >= 0).all() == ((name, tap) != ("adamt", "mid"))
+            if task != "depth":
+                shared = taps[tap] is features["depth"][tap]
+                assert shared == common == torch.equal(taps[tap], features["depth"][tap])
     torch.testing.assert_close(predictions["semantic"].exp().sum(1), torch.ones(2, 32, 64))
     torch.testing.assert_close(predictions["normal"].square().sum(1), torch.ones(2, 32, 64))
     assert torch.equal(predictions["depth"], model.heads["depth"](features["depth"]["last"]))
 
 
-@pytest.mark.parametrize("tasks", [NYU, {"depth": 1}], ids=len)
-@network
-def test_parameters_are_partitioned_as_the_gradients_flow(name, tasks):
-    model, called = build(name, tasks), []
-    ours = [model.shared_parameters()]
-    for part in [*model.encoder.modules(), *model.decoder.modules()]:
+def calls(*parts):
+    """A list that will hold the weights of these modules' convolutions, in the order in which they run."""
+    called = []
+    for part in torch.nn.ModuleList(parts).modules():
         if isinstance(part, torch.nn.Conv2d):
             part.register_forward_hook(lambda part, *_: called.append(part.weight))
+    return called
+
+
+@pytest.mark.parametrize("tasks", [NYU, {"depth": 1}], ids=len)
+@dense
+def test_parameters_are_partitioned_as_the_gradients_flow(name, tasks):
+    model = build(name, tasks)
+    ours, called = [model.shared_parameters()], calls(model)
     predictions = model(image())[0]
     for task in tasks:
         model.zero_grad()
@@ -95,10 +110,21 @@ def test_parameters_are_partitioned_as_the_gradients_flow(name, tasks):
         ours.append(model.task_parameters(task))
         reached = [id(p) for p in model.parameters() if p.grad is not None]
         assert set(reached) == {id(p) for p in ours[0] + ours[-1]}
+        own = {id(p) for p in ours[-1]}
+        assert model.first_own(task) is next(weight for weight in called if id(weight) in own)
+        assert ours[-1] == [*model.attention_parameters(task), *model.head_parameters(task)]
+        assert model.head_parameters(task) == list(model.heads[task].parameters())
     assert sorted(id(p) for group in ours for p in group) == sorted(map(id, model.parameters()))
+    assert not [k for k in model.state_dict() for t in NYU if t not in tasks and t in k]
+
+
+@segnets
+def test_last_shared_is_the_last_convolution_of_the_trunk(name):
+    model = build(name)
+    called = calls(model.encoder, model.decoder)
+    model.features(image())
     assert model.last_shared() is called[-1] and called[-1].shape == (8, 8, 3, 3)
     assert len(called) == (52 if name == "segnet-deep" else 26)
-    assert not [k for k in model.state_dict() for t in NYU if t not in tasks and t in k]
 
 
 def test_mtan_wiring_is_that_of_the_method_note():
@@ -122,13 +148,13 @@ def test_mtan_wiring_is_that_of_the_method_note():
 
 def test_normals_of_zero_length_stay_finite():
     x = (torch.randn(2, 3, 4, 5) * torch.tensor([[1], [0], [0], [1e-20]])).requires_grad_()
-    y = segnet.unit(x)
+    y = network.unit(x)
     y.sum().backward()
     torch.testing.assert_close(y[:, :, 0], F.normalize(x[:, :, 0], dim=1))
     assert (y[:, :, 1:] == 0).all() and (x.grad[:, :, 1:] == 0).all() and x.grad.isfinite().all()
 
 
-@network
+@segnets
 def test_initialisation_is_xavier_and_follows_the_seed(name):
     a, b = build(name, width=0.25), build(name, width=0.25)
     for (key, p), q in zip(a.named_parameters(), b.parameters(), strict=True):
@@ -155,7 +181,7 @@ def test_unpool_equals_torch_bit_for_bit(layout, compare, scale, size):
     assert same_bits(ours.grad, theirs.grad)
 
 
-@network
+@dense
 @layouts
 def test_step_repeats_bit_for_bit_in_deterministic_mode(name, layout):
     def step():
@@ -185,18 +211,32 @@ def test_adaptor_is_its_last_map_after_what_precedes_it(kind, pair):
     torch.testing.assert_close(adaptor(x[:, :, 1, 2]), y[:, :, 1, 2])
 
 
-@network
+@dense
 @pytest.mark.parametrize("size", [(48, 64), (33, 71)], ids=str)
 def test_any_size_from_32_on_goes_through(name, size):
-    predictions, features = build(name)(image(2, 3, *size))
+    predictions, features = build(name, size=size)(image(2, 3, *size))
+    parts = {"resnet": lambda n: math.ceil(n / 32), "adamt": lambda n: n // 16}.get(name, lambda n: n // 32)
     for task, prediction in predictions.items():
         assert prediction.shape[2:] == size and features[task]["last"].shape[2:] == size
-        assert features[task]["mid"].shape[2:] == (size[0] // 32, size[1] // 32)
+        assert features[task]["mid"].shape[2:] == (parts(size[0]), parts(size[1]))
+
+
+@dense
+@layouts
+def test_predictions_are_float32_under_autocast(name, layout):
+    model = build(name).to(memory_format=layout)
+    with torch.autocast("cpu", torch.bfloat16):
+        predictions, features = model(image().contiguous(memory_format=layout))
+    assert {x.dtype for taps in features.values() for x in taps.values()} == {torch.bfloat16}
+    assert {p.dtype for p in predictions.values()} == {torch.float32}
+    sum(p.square().mean() for p in predictions.values()).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
 @pytest.mark.parametrize("call, sentence", [
-    (lambda: models.load("resnet9", NYU), "`resnet9` does not exist. Those that exist: lenet, mtan, segnet"),
+    (lambda: models.load("resnet9", NYU), "`resnet9` .* Those that exist: adamt, lenet, mtan, resnet, segnet"),
     (lambda: models.load("mtan", {"edges": 1}), "semantic, depth, normal. Found .*edges"),
+    (lambda: models.load("resnet", {}), r"semantic, depth, normal. Found \[\]"),
     (lambda: models.load("segnet", NYU, 0), "Found `width = 0`"),
     (lambda: models.load("segnet", NYU, type="tall"), "standard, wide, deep. Found `type = tall`"),
     (lambda: build("segnet")(image(2, 3, 64, 31)), r"at least 32. Found \(2, 3, 64, 31\)"),

@@ -1,0 +1,147 @@
+"""XTasC-Net's direct network: a ResNet encoder shared by all tasks and one decoder with skips per task.
+
+Nakano, Chen & Demachi 2021 (arXiv:2111.14122), with the sizes and first weights of its released code, on the ResNets
+of He et al. 2016 (arXiv:1512.03385) as torchvision has them: stages, module names and first weights. 27,785,280
+parameters with ResNet-34 and the two Cityscapes tasks (7 classes); `models/transfer.py` is the rest of the method.
+
+"mid" is the encoder's output, shared by all tasks, "last" a task's decoder's, its own; both are non-negative. No
+decoder convolution but the head runs at full size.
+
+NOTE: the released code takes ResNet-34 whatever depth was asked for when the download fails; here that is refused.
+It normalises the images of Cityscapes but not those of NYUv2: `normalise`.
+"""
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from models.network import Network, conv_bn_relu, initialise, resize, scaled
+
+STAGES = {  # encoder -> its block, and how many each of the four stages has
+    18: (BasicBlock, (2, 2, 2, 2)), 34: (BasicBlock, (3, 4, 6, 3)),
+    50: (Bottleneck, (3, 4, 6, 3)), 101: (Bottleneck, (3, 4, 23, 3)), 152: (Bottleneck, (3, 8, 36, 3)),
+}  # fmt: skip
+CHANNELS, DECODER = (64, 128, 256, 512), 128    # of the stages, which a bottleneck makes 4 times as many; at width 1
+NORMALISE = {  # mean and deviation of the channels
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}  # fmt: skip
+
+
+def stage(block, c_in, c, count, stride):
+    """(B, c_in, H, W) -> (B, 4c or c, H/stride, W/stride): one of the four stages of a ResNet."""
+    c_out, shortcut = c * block.expansion, None
+    if stride > 1 or c_in != c_out:
+        shortcut = nn.Sequential(nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out))
+    return nn.Sequential(block(c_in, c, stride, shortcut), *(block(c_out, c) for _ in range(count - 1)))
+
+
+class Encoder(nn.Module):
+    """torchvision's ResNet without its classifier: its weights fit at width 1. `channels`: those of the five maps."""
+
+    def __init__(self, encoder, width):
+        super().__init__()
+        block, counts = STAGES[encoder]
+        c = [scaled(channels, width) for channels in CHANNELS]
+        self.channels = [c[0], *(channels * block.expansion for channels in c)]
+        self.conv1 = nn.Conv2d(3, c[0], 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(c[0])
+        self.layer1 = stage(block, self.channels[0], c[0], counts[0], 1)
+        self.layer2 = stage(block, self.channels[1], c[1], counts[1], 2)
+        self.layer3 = stage(block, self.channels[2], c[2], counts[2], 2)
+        self.layer4 = stage(block, self.channels[3], c[3], counts[3], 2)
+        for part in self.modules():
+            if isinstance(part, nn.Conv2d):
+                nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x):
+        """x (B, 3, H, W) -> maps at 1/2, 1/4, 1/8, 1/16 and 1/32 of its size, rounded up."""
+        e0 = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        e1 = self.layer1(F.max_pool2d(e0, 3, stride=2, padding=1))
+        e2 = self.layer2(e1)
+        e3 = self.layer3(e2)
+        return e0, e1, e2, e3, self.layer4(e3)
+
+
+class Decoder(nn.Module):
+    """Decoder of one task: five blocks of three convolutions each. `taps`: channels of the encoder's maps."""
+
+    def __init__(self, taps, c):
+        super().__init__()
+        inputs = [taps[-1], *(c + skip for skip in taps[-2::-1])]
+        self.blocks = nn.ModuleList(
+            nn.Sequential(conv_bn_relu(c_in, c), conv_bn_relu(c, c), conv_bn_relu(c, c)) for c_in in inputs
+        )
+
+    def forward(self, taps, size):
+        """Encoder's maps -> (B, c, *size). A block's output is brought to the next skip's size, the last's to `size`;
+        where 32 divides the sides each is twice the one before.
+        """
+        first, *others = self.blocks
+        x = first(taps[-1])
+        for block, skip in zip(others, taps[-2::-1], strict=True):
+            x = block(torch.cat([resize(x, skip.shape[2:]), skip], 1))
+        return resize(x, size)
+
+
+def imagenet(encoder):
+    """torchvision's weights of this ResNet trained on ImageNet, but for its classifier's; downloaded once."""
+    weights = torchvision.models.get_model_weights(f"resnet{encoder}").IMAGENET1K_V1
+    try:
+        state = weights.get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError) as mistake:
+        raise ValueError(
+            f"ImageNet's weights of ResNet-{encoder} could not be loaded ({mistake}). Put {weights.url} into "
+            f"{torch.hub.get_dir()}/checkpoints, or set `pretrained: false`."
+        ) from None
+    return {key: value for key, value in state.items() if not key.startswith("fc.")}
+
+
+class Model(Network):
+    """Shared encoder, a decoder and a 1x1 head per task; `models/__init__.py` states what each method returns.
+
+    `encoder` is the ResNet's depth, `pretrained` starts it with the weights trained on ImageNet, and `normalise` is
+    "imagenet" (images less ImageNet's mean, by its deviation) or "none".
+    """
+
+    smallest = 32
+
+    def __init__(self, tasks, width=1.0, encoder=34, pretrained=False, normalise="imagenet"):
+        super().__init__(tasks, width)
+        for name, value, known in (("encoder", encoder, STAGES), ("normalise", normalise, NORMALISE)):
+            if value not in known:
+                raise ValueError(f"ResNet {name} should be one of {', '.join(map(str, known))}. "
+                                 f"Found `{name} = {value}`.")
+        if pretrained and width != 1:
+            raise ValueError(f"Weights trained on ImageNet are of width 1. Found `width = {width}`.")
+        self.encoder = Encoder(encoder, width)
+        c = scaled(DECODER, width)
+        self.decoders = nn.ModuleDict({task: Decoder(self.encoder.channels, c) for task in tasks})
+        self.heads = nn.ModuleDict({task: nn.Conv2d(c, k, 1, bias=False) for task, k in tasks.items()})
+        initialise(self.decoders)
+        initialise(self.heads)
+        for name, values in zip(("mean", "deviation"), NORMALISE[normalise], strict=True):
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+        if pretrained:
+            self.encoder.load_state_dict(imagenet(encoder))
+
+    def features(self, x):
+        """x (B, 3, H, W) -> task -> {"mid": (B, C_mid, H/32, W/32), shared, "last": (B, C_last, H, W), its own}."""
+        self.check(x)
+        taps = self.encoder((x - self.mean) / self.deviation)
+        return {task: {"mid": taps[-1], "last": decoder(taps, x.shape[2:])} for task, decoder in self.decoders.items()}
+
+    def shared_parameters(self):
+        return list(self.encoder.parameters())
+
+    def attention_parameters(self, task):
+        return list(self.decoders[task].parameters())
+
+    def last_shared(self):
+        """Weight (C, C, 3, 3), without bias, of the last block's second convolution (GradNorm, as released)."""
+        return self.encoder.layer4[-1].conv2.weight
+
+    @property
+    def tap_channels(self):
+        return {"mid": self.encoder.channels[-1], "last": next(iter(self.heads.values())).in_channels}

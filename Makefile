@@ -9,12 +9,13 @@ export PYTHONUNBUFFERED := 1
 # `make -j4 table2` (or JOBS=4 make table2, where make is older than 4.2) runs four stages at a time
 JOBS ?= $(or $(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS))),1)
 REPRO = $(if $(filter-out 1,$(JOBS)),python -m pipeline.parallel $(JOBS),dvc repro)
-.PHONY: help setup params table1 table2 table3 table4 table-balancers toy search-lambda quirks \
+.PHONY: help setup params table1 table2 table3 table4 table-balancers table-xtask-cityscapes table-xtask-nyuv2 \
+        toy search-lambda quirks \
         prepare teacher features baseline wide student ablation evaluate figures smoke montage \
-        dag plan bench bench-step bench-store kernels test test-slow lint clean
+        dag plan bench bench-step bench-consistency bench-store kernels test test-slow lint clean
 
 help:  ## list the words
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## the environment: .venv with the packages of pyproject.toml
 $(READY): pyproject.toml
@@ -42,6 +43,12 @@ table4: params  ## KD4MTL's Table 4, which taps and adaptors
 table-balancers: params  ## every balancer on one network
 	$(REPRO) table-balancers
 	@cat out/tables/balancers.md
+table-xtask-cityscapes: params  ## XTasC-Net's table, streets (Cityscapes): cross-task consistency, with distillation too
+	$(REPRO) table-xtask-cityscapes
+	@cat out/tables/xtask-cityscapes.md
+table-xtask-nyuv2: params  ## the same on rooms (NYUv2)
+	$(REPRO) table-xtask-nyuv2
+	@cat out/tables/xtask-nyuv2.md
 toy: $(READY)  ## Aligned-MTL's two-task problem: out/toy/toy.png, and the gaps to the optimum
 	$(REPRO) toy
 	@cat out/toy/toy.md
@@ -54,7 +61,9 @@ quirks: params  ## what each behaviour of the released code is worth, three seed
 	@cat out/tables/quirks.md
 
 # the stages of a verb, in the suites that have it
-SUITES := rooms streets domains
+XTASK := xtask_streets xtask_rooms
+FIGURED := rooms streets domains
+SUITES := $(FIGURED) $(XTASK)
 prepare: params  ## stage: images and targets as compact arrays
 	$(REPRO) $(SUITES:%=prepare-%)
 teacher: params  ## stage: a single-task network a task
@@ -64,24 +73,24 @@ features: params  ## stage: the frozen teachers' activations
 baseline: params  ## stage: multi-task networks on the labels alone
 	$(REPRO) $(SUITES:%=baseline-%)
 wide: params  ## stage: further balancers, for the wide table
-	$(REPRO) wide-rooms
+	$(REPRO) wide-rooms $(XTASK:%=wide-%)
 student: params  ## stage: multi-task networks that follow the teachers
 	$(REPRO) $(SUITES:%=student-%)
 ablation: params  ## stage: students with other taps and adaptors, for Table 4
 	$(REPRO) ablation-rooms
 evaluate: params  ## stage: metrics under both protocols and every selection rule
 	$(REPRO) $(foreach group,teacher baseline student,$(SUITES:%=evaluate-$(group)-%)) \
-	    evaluate-wide-rooms evaluate-ablation-rooms
+	    $(patsubst %,evaluate-wide-%,rooms $(XTASK)) evaluate-ablation-rooms
 figures: params  ## stage: task losses and feature distances over training, in out/figures
-	$(REPRO) $(SUITES:%=figures-%)
+	$(REPRO) $(FIGURED:%=figures-%)
 
-smoke: $(READY)  ## Tables 1 to 4 at their smallest, in a copy under .work
+smoke: $(READY)  ## Tables 1 to 4 and one of XTasC-Net's at their smallest, in a copy under .work
 	@rm -rf $(SMALL) && mkdir -p $(SMALL)/.dvc
 	@cp -r dvc.yaml params.yaml .dvcignore pipeline models kernels $(SMALL) && cp .dvc/config $(SMALL)/.dvc
 	@sed -i.bak -e 's/^protocol: .*/protocol: smoke/' -e 's/^    baselines: \[u.*/    baselines: [uniform]/' \
-	    -e 's/models: \[segnet, mtan\]/models: [segnet]/' $(SMALL)/params.yaml
+	    -e 's/models: \[segnet, mtan\]/models: [segnet]/' -e 's/models: \[mtan, resnet\]/models: [resnet]/' $(SMALL)/params.yaml
 	@cd $(SMALL) && dvc config --local core.no_scm true && python -m pipeline.params && \
-	    dvc repro table1 table2 table3 table4 && cat out/tables/table?.md
+	    dvc repro table1 table2 table3 table4 table-xtask-nyuv2 && cat out/tables/*.md
 
 montage: prepare  ## out/<suite>/montage.png: the prepared images and targets, to be looked at
 	@for suite in $(SUITES); do python -m pipeline.prepare montage $$suite || exit 2; done
@@ -95,6 +104,8 @@ bench: $(READY)  ## check every kernel, then time it beside eager torch and torc
 	@python -m kernels.bench
 bench-step: $(READY)  ## time a training step beside the released recipe's, with peaks of memory
 	@python -m pipeline.bench_step
+bench-consistency: $(READY)  ## what consistency's losses add to a step, beside its convolutions
+	@python -m pipeline.bench_consistency
 bench-store: $(READY)  ## write and read the feature store beside the disk and memory it stands on
 	@python -m pipeline.bench_store
 kernels: $(READY)  ## compile every kernel for sm_80, sm_90 and sm_100, no GPU needed; a spill fails

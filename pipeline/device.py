@@ -33,6 +33,19 @@ def pick():
     return where
 
 
+def draws(where):
+    """State of torch's own generators, which dropout draws from: the host's, and a GPU's."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(where)] if where.type == "cuda" else [])]
+
+
+def draw_on(where, states):
+    """Go on drawing where `draws` was taken."""
+    host, *others = states
+    torch.set_rng_state(host)
+    for state in others:
+        torch.cuda.set_rng_state(state, where)
+
+
 def describe(where):
     """"NVIDIA H200, torch 2.11.0" or "cpu, 2 threads, torch 2.11.0"; before it "4 x " of four processes."""
     name = torch.cuda.get_device_name(where) if where.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"

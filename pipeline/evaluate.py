@@ -3,6 +3,8 @@
     python -m pipeline.evaluate rooms student segnet ours 0      out/rooms/metrics/student/segnet-ours-s0.json
 
 The selected weights are measured again from the file a user would take away; they must give what the training loop saw.
+Of a run with transfer nets, which that file has not, each rule has its epochs' consistency energy too. `inference_ms`
+is the median time of an image by itself, in float32.
 
 Rules, all from one training: last epoch; last10, the mean of the last ten (MTAN); median20, the median of the last
 twenty (KD4MTL's Table 1); train_loss, the epoch with the lowest mean training loss (KD4MTL); best_test, the epoch with
@@ -15,6 +17,9 @@ import pathlib
 import statistics
 import subprocess
 import sys
+import time
+
+import torch
 
 from pipeline import checkpoint, data, device, params, teachers
 from pipeline.curve import read
@@ -22,6 +27,8 @@ from pipeline.measure import measure
 from pipeline.metrics import METRICS, delta_m, train_loss
 from pipeline.problem import Problem, run
 
+TAILS = {"last10": (statistics.fmean, 10), "median20": (statistics.median, 20)}
+WARM_UPS, PASSES = 3, 15
 TOLERANCE = 1e-3      # relative; another device or batch size rounds differently, a wrong file is off by far more
 
 
@@ -44,8 +51,11 @@ def main(suite, stage, model_name, name, seed):
             seen[epoch] = measure(model, split, row["tasks"], row["switches"]["official_batch"], where)
         compare(title, rule, seen[epoch], rules[rule], redo)
         rules[rule] = seen[epoch]
+    energy = {"energy": energies(curve, rules, epochs)} if "energy" in curve[0] else {}
+    cost |= {"inference_ms": inference_ms(model, split, where)}
     result = {"run": title, "stage": stage, "model": model_name, "name": name, "seed": int(seed), "tasks": row["tasks"],
-              "rules": rules, "epochs": epochs, "cost": cost, "commit": commit(), "device": device.describe(where)}
+              "rules": rules, "epochs": epochs, **energy, "cost": cost, "commit": commit(),
+              "device": device.describe(where)}
     checkpoint.write(f"out/{suite}/metrics/{stage}/{title}.json", (json.dumps(result, indent=1) + "\n").encode())
     shown = "  ".join(f"{METRICS[name].title} {value:.4g}" for name, value in rules["train_loss"]["official"].items())
     print(f"{title}: epoch {epochs['train_loss']} of {len(curve)}  {shown}")
@@ -59,11 +69,38 @@ def selected(curve, tasks):
     gains = [delta_m(row["official"], rows[-1]["official"]) for row in rows]
     gains = [-math.inf if math.isnan(gain) else gain for gain in gains]      # a metric of 0 has no relative gain
     picked = {"last": len(rows) - 1, "train_loss": losses.index(min(losses)), "best_test": gains.index(max(gains))}
-    tails = {"last10": (statistics.fmean, rows[-10:]), "median20": (statistics.median, rows[-20:])}
-    met = {rule: {protocol: {name: of([row[protocol][name] for row in tail]) for name in values}
-                  for protocol, values in rows[-1].items()} for rule, (of, tail) in tails.items()}
+    met = {rule: {protocol: {name: of([row[protocol][name] for row in rows[-epochs:]]) for name in values}
+                  for protocol, values in rows[-1].items()} for rule, (of, epochs) in TAILS.items()}
     return ({**{rule: rows[at] for rule, at in picked.items()}, **met},
             {**{rule: at + 1 for rule, at in picked.items()}, **dict.fromkeys(met, len(rows))})
+
+
+def energies(curve, rules, epochs):
+    """{rule: consistency energy}, of the rule's epoch or of its tail."""
+    found = [line["energy"] for line in curve]
+    return {rule: TAILS[rule][0](found[-TAILS[rule][1]:]) if rule in TAILS else found[epochs[rule] - 1]
+            for rule in rules}
+
+
+@torch.no_grad()
+def inference_ms(model, split, where):
+    """Median milliseconds of a forward pass on one image, which lies on the device already."""
+    image = split.batch([0])[0]
+    return statistics.median([timed(model, image, where) for _ in range(WARM_UPS + PASSES)][WARM_UPS:])
+
+
+def timed(model, image, where):
+    """Milliseconds: between CUDA events, or on the wall."""
+    if where.type != "cuda":
+        begun = time.perf_counter()
+        model(image)
+        return 1e3 * (time.perf_counter() - begun)
+    begun, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begun.record()
+    model(image)
+    ended.record()
+    ended.synchronize()
+    return begun.elapsed_time(ended)
 
 
 def compare(title, rule, again, seen, redo):

@@ -9,8 +9,11 @@ PIXELS = 2**19          # a forward, or 16 images; no dataset-level metric depen
 
 
 @torch.no_grad()
-def measure(model, split, tasks, official_batch, device):
-    """All metrics of `model` on the whole of `split`, in eval mode: {"official": {...}, "dataset": {...}}."""
+def measure(model, split, tasks, official_batch, device, judge=lambda predictions: None):
+    """All metrics of `model` on the whole of `split`, in eval mode: {"official": {...}, "dataset": {...}}.
+
+    judge: is given the predictions of every chunk of images.
+    """
     model.eval()
     batches = range(0, len(split), official_batch)
     index = [i for begin in distributed.share(batches) for i in range(begin, min(begin + official_batch, len(split)))]
@@ -19,5 +22,7 @@ def measure(model, split, tasks, official_batch, device):
     size = max(batch // official_batch, 1) * official_batch
     for begin in range(0, len(index), size):
         image, targets = split.batch(index[begin:begin + size])
-        tally.update(model(image)[0], targets)
+        predictions = model(image)[0]
+        tally.update(predictions, targets)
+        judge(predictions)
     return tally.results()

@@ -12,17 +12,18 @@ from typing import get_args
 import yaml
 from pydantic import ValidationError, model_validator
 
+from pipeline.methods import Method
 from pipeline.mistakes import is_number, nearest, one_of, sentence, with_point
 from pipeline.problem import Problem, run
 from pipeline.schema import (
     ALIASES,
     BALANCERS,
+    CONSISTENT,
     DISTILLING,
     PAIR,
     Architectures,
     Datasets,
     Features,
-    Method,
     Name,
     Pair,
     Protocol,
@@ -71,9 +72,13 @@ class Params(Section):
     def training_fits(self, name, suite):
         """The protocol in force has what a suite's data and networks need."""
         training, where, pair = self.training_of(name), f"protocols.{self.protocol}.{name}", suite.tasks[0] in PAIR
-        for model in suite.models:
+        for model in (*suite.models, *suite.wide.models):
             if model not in training.train:
                 raise ValueError(f"`{where}.train` has no section for {model!r} of `suites.{name}.models`")
+        width = training.train["resnet"].width if "resnet" in suite.models else 1
+        if self.architectures.resnet.pretrained and width != 1:
+            raise ValueError(f"`{where}.train.resnet.width` is {width:g}, but the weights that "
+                             "`architectures.resnet.pretrained` takes are of width 1; set one of the two")
         for split in ("train", "test"):
             images = getattr(training.data, split)
             if isinstance(images, Pair) != pair:
@@ -106,12 +111,25 @@ class Params(Section):
                                      f"{' or '.join(map(repr, wanted))}")
                 if method.objective in DISTILLING:
                     self.distils(row, method, suite)
+                if method.objective in CONSISTENT:
+                    self.agrees(row, method.consistency, suite)
 
     def distils(self, name, method, suite):
         if missing := sorted(set(suite.tasks) - set(method.lambda_)):
             raise ValueError(f"`methods.{name}.lambda` has no value for {', '.join(missing)}")
         if "lenet" in suite.models and "mid" in method.taps:
             raise ValueError(f"`methods.{name}.taps` are {method.taps}, but lenet has only `last`")
+
+    def agrees(self, name, chosen, suite):
+        """Two tasks or more that can be transferred, and a share for each."""
+        where, pairs = f"methods.{name}.consistency", [task for pair in chosen.pairs or () for task in pair.split("-")]
+        if missing := sorted(set(suite.tasks) - set(chosen.lambda_)):
+            raise ValueError(f"`{where}.lambda` has no value for {', '.join(missing)}")
+        for task in pairs:
+            one_of(task, f"{where}.pairs", suite.tasks)
+        if chosen.pairs is None and (len(suite.tasks) < 2 or set(suite.tasks) & set(PAIR)):
+            raise ValueError(f"`methods.{name}` carries predictions of one task over to another's, of the same image; "
+                             f"the tasks {', '.join(suite.tasks)} have none")
 
     def search_fits(self):
         search, suite = self.search, getattr(self.suites, self.search.suite)
@@ -156,6 +174,12 @@ class Params(Section):
         method = self.methods[name].model_dump(by_alias=True)
         return method | {"balancer": ALIASES.get(method["balancer"], method["balancer"])}
 
+    def architecture(self, model, protocol):
+        """A network's own options; AdaMT-Net's weights have the images' size."""
+        chosen = getattr(self.architectures, model).model_dump()
+        made_for = {"size": [protocol.data.height, protocol.data.width], "batch": protocol.train[model].batch}
+        return chosen | (made_for if model == "adamt" else {})
+
     def resolve(self, suite, stage, model, name, seed):
         """One run as a plain dict: everything that `stage` trains by, nothing else.
 
@@ -185,7 +209,7 @@ class Params(Section):
         protocol, augment = self.training_of(suite), method.pop("augment", None)
         row = {"suite": suite, "stage": stage, "model": model, "name": name, "seed": int(seed),
                "tasks": [name] if stage == "teacher" else list(chosen.tasks),
-               "architecture": getattr(self.architectures, model).model_dump(),
+               "architecture": self.architecture(model, protocol),
                "train": protocol.train[model].model_dump() | ({"augment": augment} if augment else {}),
                "method": method, "switches": switches | {"official_batch": chosen.official_batch}}
         if method["objective"] in DISTILLING:

@@ -9,7 +9,7 @@ what is reported (which epoch, which definition of a metric) are read off the cl
 
 import statistics
 
-from pipeline import params, table
+from pipeline import caption, params, table
 from pipeline.metrics import METRICS
 from pipeline.problem import run
 
@@ -26,7 +26,8 @@ def main():
                     for seed in suite.seeds}
         reference = numbers(clean)
         changed = {chosen.methods[row].title: numbers(row) for row in others}
-        told = {f"epoch: {table.RULES[rule]}": numbers(clean, rule) for rule in table.RULES if rule != suite.selection}
+        told = {f"epoch: {words}": numbers(clean, rule) for rule, words in caption.RULES.items()
+                if rule != suite.selection}
         told["metrics: dataset protocol"] = numbers(clean, protocol="dataset")
         lines = [[f"{chosen.methods[clean].title}, clean", *line(reference, names, "")]]
         for title, values in (changed | told).items():
@@ -40,7 +41,7 @@ def main():
                   (f"{table.TITLES[model]}: the clean runs, reported otherwise", header,
                    [lines[0], *lines[len(changed) + 1:]])]
     done = [runs[f"{model}-{row}-s{seed}"] for model in suite.models for row in suite.students for seed in suite.seeds]
-    said = table.caption(chosen, "quirks", suite.models, suite.students, [], done)
+    said = caption.sentences(chosen, "quirks", suite.models, suite.students, [], done)
     said.insert(1, "Below the first row: differences from it under the same seed, mean ± sample standard deviation. "
                 "Teachers and the single-task rows that Delta_MTL refers to are the clean ones.")
     table.write("quirks", "Quirks of the released code", said, parts, cells)

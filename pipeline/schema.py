@@ -2,7 +2,7 @@
 
 import pathlib
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -17,8 +17,8 @@ BALANCERS = sorted([file.stem for file in pathlib.Path(__file__).parent.glob("ba
 DENSE, PAIR = ("semantic", "depth", "normal"), ("digits", "characters")
 TASKS_OF = {"scenes": DENSE, "nyuv2": DENSE, "streets": DENSE[:2], "cityscapes": DENSE[:2], "glyphs": PAIR,
             "svhn_omniglot": PAIR}
-MODELS_OF = {DENSE: ("segnet", "mtan"), PAIR: ("lenet",)}
-SMALLEST = {"segnet": 32, "mtan": 32}       # sides of images; the others take those that `Images` takes
+MODELS_OF = {DENSE: ("segnet", "mtan", "resnet", "adamt"), PAIR: ("lenet",)}
+SMALLEST = dict.fromkeys(MODELS_OF[DENSE], 32)       # sides of images; the others take those that `Images` takes
 TRIAL = re.compile(r"\d+(\.\d+)?(-\d+(\.\d+)?)*")
 
 # Row names become parts of file and stage names.
@@ -116,6 +116,7 @@ class Training(Section):
     epochs: Count
     batch: Count
     lr: Positive
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999         # Adam's
     schedule: Literal["constant", "step", "onecycle"]
     step_every: Count | None = None
     step_factor: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -161,6 +162,16 @@ class SegNet(Section):
     type: Literal["standard", "wide", "deep"]
 
 
+class ResNet(Section):
+    encoder: Literal[18, 34, 50, 101, 152]
+    pretrained: bool
+    normalise: Literal["imagenet", "none"]
+
+
+class AdaMT(Section):
+    attention: Literal["shared", "per_sample"]
+
+
 class Plain(Section):
     pass
 
@@ -169,6 +180,8 @@ class Architectures(Section):
     segnet: SegNet
     mtan: Plain
     lenet: Plain
+    resnet: ResNet
+    adamt: AdaMT
 
 
 class Features(Section):
@@ -193,47 +206,10 @@ class SomeSwitches(Section):
     zoom_depth: bool | None = None
 
 
-class Balanced(Section):
-    title: str
-    balancer: Name
-    options: dict[Name, Any] = {}          # of the balancer; its class has them, with their defaults
-    augment: Literal["none", "crop"] | None = None         # else the protocol's
-    switches: SomeSwitches = SomeSwitches()
-
-
-class Supervised(Balanced):
-    objective: Literal["supervised"]
-
-
-class FeatureDistillation(Balanced):
-    objective: Literal["feature_distillation"]
-    taps: Annotated[list[Tap], Field(min_length=1)]
-    adaptor: Literal["linear", "nonlinear", "none"]
-    lambda_: Annotated[dict[Task, NonNegative], Field(alias="lambda")]
-    teacher_bn: Literal["running", "batch"]
-    teacher: Literal["train_loss", "last", "last_batch"] | None = None      # else that of `features`
-    towards: Literal["own", "last"] = "own"
-    loss: Literal["l2", "l1", "cosine", "cka"] = "l2"
-    adaptor_init: Literal["xavier", "torch"] = "xavier"
-    adaptor_training: AdaptorTraining | None = None                         # else the protocol's
-
-    @model_validator(mode="after")
-    def another_tap_needs_an_adaptor(self):
-        if self.towards == "last" and "mid" in self.taps and self.adaptor == "none":
-            raise ValueError("`towards: last` leads `mid` to another number of channels, which `adaptor: none` cannot; "
-                             "set `adaptor: linear`")
-        return self
-
-
-class PredictionDistillation(FeatureDistillation):
-    objective: Literal["prediction_distillation"]
-    taps: list[Tap]
-    temperature: Positive
-    anneal: Literal["linear", "none"]
-
-
-DISTILLING = ("feature_distillation", "prediction_distillation")
-Method = Annotated[Supervised | FeatureDistillation | PredictionDistillation, Field(discriminator="objective")]
+# The objectives there are: those that learn from the labels alone, and those that need teachers.
+LABELLED = ("supervised", "consistency")
+CONSISTENT = ("consistency", "consistent_distillation")
+DISTILLING = ("feature_distillation", "prediction_distillation", "consistent_distillation")
 
 
 class Rows(Section):
@@ -256,9 +232,9 @@ class Suite(Section):
 
     def groups(self):
         """{stage: (key of its rows, models, rows, objectives they may have)}."""
-        return {"baseline": ("baselines", self.models, self.baselines, ("supervised",)),
+        return {"baseline": ("baselines", self.models, self.baselines, LABELLED),
                 "student": ("students", self.models, self.students, DISTILLING),
-                "wide": ("wide.rows", self.wide.models, self.wide.rows, ("supervised",)),
+                "wide": ("wide.rows", self.wide.models, self.wide.rows, LABELLED),
                 "ablation": ("ablation.rows", self.ablation.models, self.ablation.rows, DISTILLING)}
 
     @model_validator(mode="after")
@@ -271,13 +247,9 @@ class Suite(Section):
             if task not in TASKS_OF[self.data]:
                 raise ValueError(f"`tasks` has {task!r}, but `data: {self.data}` has {', '.join(TASKS_OF[self.data])}")
         fit = next(models for tasks, models in MODELS_OF.items() if set(self.tasks) <= set(tasks))
-        for model in self.models:
-            one_of(model, "models", fit)
-        for key in ("wide", "ablation"):
-            for model in getattr(self, key).models:
-                if model not in self.models:
-                    raise ValueError(f"`{key}.models` has {model!r}, which is not in `models` "
-                                     f"({', '.join(self.models)}): its table holds their rows too")
+        for key, models in (("models", self.models), ("wide.models", self.wide.models)):
+            for model in models:
+                one_of(model, key, fit)
         return self
 
 
@@ -286,14 +258,22 @@ class Suites(Section):
     streets: Suite
     domains: Suite
     quirks: Suite
+    xtask_streets: Suite
+    xtask_rooms: Suite
 
     @model_validator(mode="after")
     def every_row_has_a_stage(self):
         for name, suite in self:
-            for key in ("wide", "ablation") * (name != "rooms") + ("baselines",) * (name == "quirks"):
+            keys = ("wide",) * (name in ("streets", "domains", "quirks")) + ("ablation",) * (name != "rooms")
+            for key in keys + ("baselines",) * (name == "quirks"):
                 if (listed := getattr(suite, key)) not in (Rows(), []):
                     raise ValueError(f"`{name}.{key}` has {listed if isinstance(listed, list) else listed.rows}, but "
                                      f"no stage trains {key} of {name}; leave it out")
+        for key in ("wide", "ablation"):
+            for model in getattr(self.rooms, key).models:
+                if model not in self.rooms.models:
+                    raise ValueError(f"`rooms.{key}.models` has {model!r}, which is not in `models` "
+                                     f"({', '.join(self.rooms.models)}): its table holds their rows too")
         if not self.quirks.students:
             raise ValueError("`quirks.students` is empty; its first row is the clean one")
         return self

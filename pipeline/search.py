@@ -14,7 +14,7 @@ import pathlib
 import statistics
 import sys
 
-from pipeline import params, table
+from pipeline import caption, params, table
 from pipeline.curve import text
 from pipeline.metrics import METRICS
 from pipeline.problem import Problem, run
@@ -86,10 +86,10 @@ def report(chosen):
             rows.append([model, key, " ".join(f"{values[task]:g}" for task in search.tasks), *map(table.spread, own),
                          str(len(runs))])
     parts.append(("Trained on all images, on the test set", ["Network", "Row", "lambda", *header, "n"], rows))
-    said = [table.data_told(chosen, search.suite),
+    said = [caption.data(chosen, search.suite),
             f"Search: {search.hold_out:.0%} of the training images held out (seed {search.seed}); lambda of "
             f"{', '.join(search.tasks)}, else `methods.{search.method}`; score: Delta_MTL on those images, "
-            f"{table.RULES[suite.selection]}, mean over seeds {', '.join(map(str, search.seeds))}.",
+            f"{caption.RULES[suite.selection]}, mean over seeds {', '.join(map(str, search.seeds))}.",
             f"Protocol `{chosen.protocol}`, suite {search.suite}."]
     table.write("search", "Search for lambda", said, parts, cells, {"trace": lines})
 

@@ -4,6 +4,7 @@
     python -m pipeline.table balancers       the same and `wide.rows`, on `wide.models`
     python -m pipeline.table table4          STL, `students` and `ablation.rows`, on `ablation.models`
     python -m pipeline.table table3          as table2, of the suite streets; table1: of domains
+    python -m pipeline.table xtask-cityscapes       XTasC-Net's, of the suite xtask_streets; xtask-nyuv2: of xtask_rooms
 
 A row a method, in the paper's order; per metric the mean over seeds and the sample standard deviation, and where the
 data are the paper's, its number and the difference. Delta_MTL is against our own single-task rows of the same seed.
@@ -20,27 +21,25 @@ import sys
 
 import yaml
 
-from pipeline import params
+from pipeline import caption, params
+from pipeline.caption import NETWORKS, RULES
 from pipeline.metrics import METRICS, delta_m
 from pipeline.problem import Problem, run
-from pipeline.schema import DISTILLING, PAIR
+from pipeline.schema import PAIR
 
 OUT = pathlib.Path("out/tables")
-TABLES = {"table1": ("Table 1", "domains", ("baseline", "student")), "table2": (
-    "Table 2", "rooms", ("baseline", "student")), "table3": ("Table 3", "streets", ("baseline", "student")),
-    "table4": ("Table 4", "rooms", ("student", "ablation")), "balancers": (
-        "Balancers", "rooms", ("baseline", "wide", "student"))}
+TABLES = {          # heading, suite, groups of rows behind STL
+    "table1": ("Table 1", "domains", ("baseline", "student")),
+    "table2": ("Table 2", "rooms", ("baseline", "student")),
+    "table3": ("Table 3", "streets", ("baseline", "student")),
+    "table4": ("Table 4", "rooms", ("student", "ablation")),
+    "balancers": ("Balancers", "rooms", ("baseline", "wide", "student")),
+    "xtask-cityscapes": ("XTasC-Net, Cityscapes", "xtask_streets", ("baseline", "student", "wide")),
+    "xtask-nyuv2": ("XTasC-Net, NYUv2", "xtask_rooms", ("baseline", "student", "wide"))}
 DELTA, AVERAGE = "delta_pct", "average_pct"
-TITLES = {"segnet": "SegNet", "mtan": "MTAN", "lenet": "LeNet", DELTA: "Delta_MTL", AVERAGE: "Avg"}
+TITLES = NETWORKS | {DELTA: "Delta_MTL", AVERAGE: "Avg"}
 PROTOCOLS = {"official": "official protocol (per image and per batch, as the paper)",
              "dataset": "dataset protocol (one confusion matrix, all pixels pooled)"}
-RULES = {"last": "last epoch", "last10": "mean of the last ten epochs, or all",
-         "median20": "median of the last twenty epochs, or all", "train_loss": "lowest training loss",
-         "best_test": "best on test (optimistic)"}
-PAPERS = dict.fromkeys(("rooms", "quirks"), "200 epochs of batch 2 at 288x384 and width 1") | {
-    "streets": "200 epochs of batch 8 at 128x256 and width 1", "domains": "300 epochs of batch 512"}
-RENDERED = {"scenes": ("rendered rooms", "NYUv2"), "streets": ("rendered streets", "Cityscapes"),
-            "glyphs": ("drawn digits and characters", "SVHN and Omniglot")}
 
 
 def main(name="table2"):
@@ -52,8 +51,9 @@ def main(name="table2"):
     results = read_all(suite, groups)
     listed = part.groups()
     methods = [row for group in groups for row in listed[group][2]]
-    models = min((listed[group][1] for group in groups), key=len)          # the rarest group's
-    blocks = {model: rows_of(model, methods, chosen, part, results) for model in models}
+    models = models_of(suite, [listed[group][1] for group in groups])
+    blocks = {model: rows_of(model, [row for group in groups for row in listed[group][2]
+                                     if model in listed[group][1]], chosen, part, results) for model in models}
     rows = [row for block in blocks.values() for row in block]
     if not any(row["runs"] for row in rows):
         raise Problem(f"out/{suite}/metrics has none of the rows in {params.FILE}; run `make "
@@ -61,9 +61,16 @@ def main(name="table2"):
     cells = [cell for row in rows for cell in cells_of(row, paper(chosen, suite))]
     look = {(c["model"], c["method"], c["rule"], c["protocol"], c["metric"]): c for c in cells}
     done = [run for row in rows for runs in row["runs"].values() for run in runs]
-    said = caption(chosen, suite, models, methods, rows, done)
+    said = caption.sentences(chosen, suite, models, methods, rows, done)
     parts = [part_ for model, block in blocks.items() for part_ in grids(model, block, look, part)]
     write(name, heading, said, parts, cells, {"selection": part.selection})
+
+
+def models_of(suite, groups):
+    """Networks with a block of their own: those that all groups of rows have; in XTasC-Net's tables, that one has."""
+    if suite.startswith("xtask"):
+        return list(dict.fromkeys(model for models in groups for model in models))
+    return min(groups, key=len)
 
 
 def write(name, heading, said, parts, cells, more=None):
@@ -104,7 +111,7 @@ def paper(chosen, suite):
 
 def rows_of(model, methods, chosen, part, results):
     """STL and every method of the table: {"model", "key", "title", "runs": {seed: [results]}, "single", "missing"}."""
-    wanted = {"stl": ("STL", part.tasks)} | {
+    wanted = ({"stl": ("STL", part.tasks)} if model in part.models else {}) | {
         name: (chosen.methods[name].title, [name]) for name in methods}
     rows = []
     for key, (title, names) in wanted.items():
@@ -114,7 +121,7 @@ def rows_of(model, methods, chosen, part, results):
         rows.append({"model": model, "key": key, "title": title, "runs": runs,
                      "missing": [stem for seed in stems for stem in stems[seed] if stem not in results]})
     for row in rows:
-        row["single"] = rows[0]["runs"]
+        row["single"] = rows[0]["runs"] if rows[0]["key"] == "stl" else {}
     return rows
 
 
@@ -181,8 +188,10 @@ def grids(model, block, look, part):
              for row in block for rule in RULES]
     yield (f"{title}, every selection rule (official)",
            ["Method", "Epoch", *map(title_of, firsts)], lines)
-    yield (f"{title}, cost", ["Method", "Parameters", "s/step", "Peak memory MB", "Backward passes"],
-           [[row["title"], *cost(row)] for row in block])
+    energy = any("energy" in run for row in block for runs in row["runs"].values() for run in runs)
+    yield (f"{title}, cost", ["Method", "Parameters", "s/step", "Peak memory MB", "Backward passes", "Inference ms",
+                              *["Consistency energy"] * energy],
+           [[row["title"], *cost(row), *[energy_of(row, part.selection)] * energy] for row in block])
 
 
 def title_of(name):
@@ -192,12 +201,19 @@ def title_of(name):
 def cost(row):
     """Sums over the runs of a row (STL is one network a task), means over seeds; memory is the largest."""
     if not row["runs"]:
-        return ["-"] * 4
+        return ["-"] * 5
     costs = [[run["cost"] for run in runs] for runs in row["runs"].values()]
     def summed(key):
         return statistics.fmean(sum(one[key] for one in run) for run in costs)
     return [f"{summed('parameters'):,.0f}", f"{summed('seconds_per_step'):.3f}",
-            f"{max(one['peak_memory_mb'] for run in costs for one in run):,.0f}", f"{summed('backward_passes'):.0f}"]
+            f"{max(one['peak_memory_mb'] for run in costs for one in run):,.0f}", f"{summed('backward_passes'):.0f}",
+            f"{summed('inference_ms'):.1f}"]
+
+
+def energy_of(row, rule):
+    """How far the transferred predictions are from the direct ones, on the test images, mean over seeds."""
+    found = [run["energy"][rule] for runs in row["runs"].values() for run in runs if "energy" in run]
+    return f"{statistics.fmean(found):.4f}" if found else "-"
 
 
 def number(metric, value, sign=""):
@@ -211,71 +227,6 @@ def number(metric, value, sign=""):
 def spread(cell, sign=""):
     return number(cell["metric"], cell["mean"], sign) + (
         f" ± {number(cell['metric'], cell['std']).lstrip('+')}" if cell["std"] is not None else "")
-
-
-def caption(chosen, suite, models, methods, rows, runs):
-    """What a reader has to know, a sentence each: data, protocol, selection, metric definitions, switches, origin."""
-    switches, said, part = chosen.switches, [data_told(chosen, suite)], chosen.suite(suite)
-    said.append(f"Protocol `{chosen.protocol}`: " + "; ".join(
-        f"{TITLES.get(model, model)} {one.epochs} epochs of batch {one.batch}, Adam {one.lr:g} ({one.schedule}), "
-        f"width {one.width:g}" for model, one in chosen.training_of(suite).train.items() if model in models) + (
-            "." if chosen.protocol == "paper" else f"; not the paper's {PAPERS[suite]}."))
-    said.append(f"Epoch: {RULES[part.selection]}. Seeds {', '.join(map(str, part.seeds))}; mean ± sample standard "
-                "deviation over n seeds, none for n = 1.")
-    said.append("Delta_MTL = mean over tasks of the mean over a task's metrics of the relative gain on our own STL of "
-                "the same seed, in percent; positive is better. STL is one network a task, its cost their sum.")
-    uncut = "".join(f", {name} false" for name in ("crop_masks", "zoom_depth") if not getattr(switches, name))
-    said.append(f"Switches: normal_mask {switches.normal_mask}, drop_last {str(switches.drop_last).lower()}, "
-                f"step_first {str(switches.step_first).lower()}{uncut}, official_batch {part.official_batch}, features "
-                f"{chosen.features.dtype} of the teachers' {chosen.features.teacher} epoch" + "".join(
-                    f"; {one.title}: {', '.join(words)}" for one in map(chosen.methods.get, methods)
-                    if (words := told(one, part.tasks))) + ".")
-    said.append(f"Commit {', '.join(sorted({run['commit'] for run in runs}))}; "
-                f"{'; '.join(sorted({run['device'] for run in runs}))}.")
-    missing = [stem for row in rows for stem in row["missing"]]
-    if missing:
-        said.append(f"Not run or failed, shown as -: {', '.join(missing)}.")
-    return said
-
-
-def told(method, tasks):
-    """What a row of `methods` trains by, beyond defaults, a few words each."""
-    chosen, words = method.model_dump(by_alias=True, exclude_defaults=True), []
-    if method.objective in DISTILLING:
-        words.append(f"teacher_bn {method.teacher_bn}")
-        words += [f"balancer {method.balancer}"] if method.balancer != "uniform" else []
-        words += [f"{'+'.join(method.taps)}, {method.adaptor} adaptors, lambda "
-                  + " ".join(f"{method.lambda_[task]:g}" for task in tasks)] if method.taps else []
-    for key, value in chosen.items():
-        if key not in ("title", "objective", "balancer", "taps", "adaptor", "lambda", "teacher_bn"):
-            words += [f"{name} {x}" for name, x in value.items()] if isinstance(value, dict) else [f"{key} {value}"]
-    return words
-
-
-def data_told(chosen, suite):
-    images, nyuv2, data = chosen.training_of(suite).data, chosen.datasets.nyuv2, chosen.suite(suite).data
-    def count(images):
-        return images if isinstance(images, int) else " + ".join(
-            f"{'all' if number is None else number} {domain}" for domain, number in images)
-    size = f"{count(images.train)} training and {count(images.test)} test images of {images.height}x{images.width}"
-    if data in RENDERED:
-        what, real = RENDERED[data]
-        return f"Data: {what} (`{data}`), {size}; not {real}, so the paper's numbers are not shown."
-    if data == "cityscapes":
-        real = chosen.datasets.cityscapes
-        made = "" if real.layout == "mtan" else (f"; from the original tree, if that is what is there: 7 classes by "
-                                                 f"{real.seven}, disparity {real.disparity}")
-        near = "; image nearest" if real.image == "nearest" else ""
-        few = "" if real.classes == 7 else "; the paper has 7"
-        return f"Data: Cityscapes, {real.classes} classes, {size}{made}{near}{few}."
-    if data == "svhn_omniglot":
-        return f"Data: SVHN and Omniglot, {size}." if chosen.datasets.svhn_omniglot.digits == "svhn" else (
-            f"Data: MNIST and Omniglot, {size}; the paper has SVHN, so its numbers are not shown.")
-    made = (f", from its authors' .mat files ({nyuv2.depth} depth, window {nyuv2.crop}), not MTAN's arrays, the paper's"
-            if nyuv2.source == "mat" else "")
-    fitted = ("; normals fitted to the depth, not the published ones, so the paper's normal columns are not shown"
-              if nyuv2.normals == "derived" else "")
-    return f"Data: NYUv2, {size}{made}{fitted}."
 
 
 def as_csv(cells):

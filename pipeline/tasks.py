@@ -70,6 +70,12 @@ def _valid(target):  # (B, C, H, W) -> (B, H, W) bool: M_d of section 4.1 for de
     return (target != 0).any(dim=1)
 
 
+def valid(name, targets):
+    """Where a task has a target, (B, H, W) bool; of a classification (B,)."""
+    target = targets[_task(name).target]
+    return _valid(target) if target.is_floating_point() else target != -1
+
+
 def losses(predictions, targets, normal_mask="own"):
     """A loss a task (4.1): T scalars, in the order of `predictions`; 0, with gradient 0, without a valid pixel.
 

@@ -4,13 +4,21 @@ import torch
 
 import models
 from pipeline import checkpoint, distributed, params
+from pipeline.problem import Problem
 from pipeline.tasks import TASKS
 
 
-def network(run, tasks, classes, device):
-    """The row's architecture with one head a task, channels last (convolutions are faster so, CPU and GPU)."""
+def network(run, tasks, classes, device, begin=False):
+    """The row's architecture with one head a task, channels last (convolutions are faster so, CPU and GPU).
+
+    begin: with the weights that a training begins from, which `pretrained` fetches; else a file's replace them.
+    """
     channels = {task: TASKS[task].channels(classes) for task in tasks}
-    built = models.load(run["model"], channels, run["train"]["width"], **run["architecture"])
+    options = {key: value for key, value in run["architecture"].items() if begin or key != "pretrained"}
+    try:
+        built = models.load(run["model"], channels, run["train"]["width"], **options)
+    except ValueError as mistake:
+        raise Problem(f"`architectures.{run['model']}`: {mistake}") from None
     return distributed.synchronised(built.to(device, memory_format=torch.channels_last), device)
 
 

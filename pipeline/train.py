@@ -31,6 +31,7 @@ from pipeline.measure import measure
 from pipeline.metrics import METRICS, train_loss
 from pipeline.problem import Problem, run
 from pipeline.progress import Line, clock
+from pipeline.schema import DISTILLING
 
 
 def main(suite, stage, model_name, name, seed):
@@ -45,11 +46,11 @@ def main(suite, stage, model_name, name, seed):
 
     # -- what is trained: the same seed gives every method of a row the same first weights
     torch.manual_seed(row["seed"])
-    model = teachers.network(row, tasks, train.classes, where)
+    model = teachers.network(row, tasks, train.classes, where, begin=True)
     objective = objectives.load(row["method"]["objective"], row, model, train, where)
     balancer = balancer_of(row, where)
     torch.manual_seed(row["seed"])              # what training draws does not depend on what was built
-    optimiser = torch.optim.Adam(model.parameters(), training["lr"], fused=True)
+    optimiser = torch.optim.Adam(model.parameters(), training["lr"], (0.9, training["beta2"]), fused=True)
     trunk, way = compiled.trunk_of(model, train.batch(distributed.share(batches[0]))[0], training["precision"])
     print(f"{title}: {sum(p.numel() for p in model.parameters()):,} parameters, {device.describe(where)}, {way}, "
           f"kernels {kernels.dispatch.describe(where)}; {sum(map(len, batches))} images an epoch; "
@@ -65,7 +66,7 @@ def main(suite, stage, model_name, name, seed):
     if state:
         for key, holder in holders.items():
             holder.load_state_dict(state[key])
-        torch.set_rng_state(state["rng"])
+        device.draw_on(where, state["rng"])
         curve, balance, best, by_batch = state["curve"], state["balance"], state["best"], state["by_batch"]
         seconds, memory = state["seconds"], state["memory"]
         print(f"{title}: going on from epoch {len(curve)}")
@@ -88,6 +89,7 @@ def main(suite, stage, model_name, name, seed):
             for group in optimiser.param_groups:
                 group["lr"] = rate(epoch, step)
             balancer.follow(rate(epoch, step))
+            objective.follow(rate(epoch, step))
             objective.progress = (epoch + step / steps) / training["epochs"]
             image, targets = train.batch(index)
             if step + 1 < steps:
@@ -118,7 +120,7 @@ def main(suite, stage, model_name, name, seed):
         seconds += took
         curve.append({"epoch": epoch + 1, "lr": rate(epoch, steps - 1),
                       **dict(zip(names, (sums[:len(names)] / steps).tolist(), strict=True)),
-                      **flat(measured(title, model, test, row, where))})
+                      **flat(measured(title, model, test, row, where, objective)), **objective.judged()})
         balance.append({"epoch": epoch + 1, **record.line()})
         memory = max(memory, peak_memory(where))
         # KD4MTL selects by the mean task loss on training batches, distances not counted (quirk Q5)
@@ -128,7 +130,7 @@ def main(suite, stage, model_name, name, seed):
             final = distributed.total(values[0]).item()
             if by_batch is None or final < by_batch["loss"]:
                 by_batch = {"loss": final, "weights": copy(model)}
-        work.save({**{key: holder.state_dict() for key, holder in holders.items()}, "rng": torch.get_rng_state(),
+        work.save({**{key: holder.state_dict() for key, holder in holders.items()}, "rng": device.draws(where),
                    "curve": curve, "balance": balance, "best": best, "by_batch": by_batch,
                    "seconds": seconds, "memory": memory})
         left = (time.time() - begun) * (training["epochs"] - epoch - 1)
@@ -155,7 +157,7 @@ def balancer_of(row, where):
     method = row["method"]
     try:
         return balancers.load(method["balancer"], row["tasks"], seed=row["seed"], device=where,
-                              model_lr=row["train"]["lr"], **method["options"])
+                              model_lr=row["train"]["lr"], model_beta2=row["train"]["beta2"], **method["options"])
     except (TypeError, ValueError) as mistake:
         raise Problem(f"`methods.{row['name']}.options`: {mistake}; `make params` checks all of them") from None
 
@@ -213,7 +215,8 @@ def gradients(model, objective, balancer, index, image, targets, precision, trun
     losses, terms, watched = objective(index, image, predictions, features, targets)
     if following:
         objective.expect(following)
-    return losses, terms, watched, *balancers.backward(balancer, model, losses, terms, features)
+    return losses, terms, watched, *balancers.backward(balancer, model, losses, terms, features,
+                                                           objective.parameters())
 
 
 def again(model, precision, objective, image, targets):
@@ -248,7 +251,7 @@ def mix(seed, epoch):
 
 def teacher_digests(row):
     """Checksums of the teachers a student depends on; nothing where labels are all there is."""
-    if row["method"]["objective"] == "supervised":
+    if row["method"]["objective"] not in DISTILLING:
         return []
     return [checkpoint.digest(teachers.weights_file(row, task)) for task in row["tasks"]]
 
@@ -264,9 +267,9 @@ def stop_if_broken(title, epoch, steps, names, broken, record, work):
                       "a changed row starts anew")
 
 
-def measured(title, model, split, row, where):
+def measured(title, model, split, row, where, objective):
     try:
-        return measure(model, split, row["tasks"], row["switches"]["official_batch"], where)
+        return measure(model, split, row["tasks"], row["switches"]["official_batch"], where, objective.judge)
     except FloatingPointError as mistake:
         raise Problem(f"{title}: {mistake}; lower the learning rate of the protocol in force") from None
 

@@ -26,7 +26,7 @@ LAYERS = [
      "pipeline.problem", "pipeline.metrics", "pipeline.mistakes", "pipeline.ahead", "pipeline.data.augment"],
     ["kernels.reference", "kernels.cases", "pipeline.distributed", "pipeline.curve",
      "pipeline.data.raycast", "pipeline.data.files", "pipeline.schema"],
-    ["kernels.autograd", "pipeline.compiled"],
+    ["kernels.autograd", "pipeline.compiled", "pipeline.methods", "pipeline.caption"],
     [f"kernels.{way}" for way in ("cpu.feature_distance", "cpu.gramian", "cpu.combine", "gpu.feature_distance",
                                   "gpu.gramian", "gpu.min_norm", "gpu.combine")],
     ["kernels", "pipeline.progress", "pipeline.device", "pipeline.checkpoint", "pipeline.params"],
@@ -39,35 +39,40 @@ LAYERS = [
      "pipeline.teachers", "pipeline.measure"],
     ["pipeline.sources", "pipeline.recipe", "pipeline.balance", "pipeline.balancers", "pipeline.objectives",
      "pipeline.objectives.supervised"],
-    ["pipeline.store", "pipeline.objectives.feature_losses"],
-    ["pipeline.objectives.feature_distillation", *(f"pipeline.balancers.{name}" for name in (
-        "uniform", "si", "uncertainty", "gradnorm", "dwa", "rlw", "gls", "stch", "famo", "mgda", "graddrop",
-        "aligned_mtl", "pcgrad"))],
+    ["pipeline.store", "pipeline.objectives.feature_losses", "pipeline.objectives.consistency_losses"],
+    ["pipeline.objectives.feature_distillation", "pipeline.objectives.consistency",
+     *(f"pipeline.balancers.{name}" for name in ("uniform", "si", "uncertainty", "gradnorm", "dwa", "rlw", "gls",
+                                                 "stch", "famo", "mgda", "graddrop", "aligned_mtl", "pcgrad",
+                                                 "adalsp"))],
     [f"pipeline.balancers.{name}" for name in ("mgda_ub", "aligned_mtl_ub", "imtl", "fairgrad", "cagrad", "config",
                                                "upgrad", "db_mtl", "gradvac")],
-    ["pipeline.balancers.nash_mtl", "pipeline.objectives.prediction_distillation"],
+    ["pipeline.balancers.nash_mtl", "pipeline.objectives.prediction_distillation",
+     "pipeline.objectives.consistent_distillation"],
     ["pipeline.prepare", "pipeline.train", "pipeline.features", "pipeline.evaluate", "pipeline.table",
      "pipeline.toy", "pipeline.plan", "pipeline.figures"],
-    ["pipeline.parallel", "pipeline.bench_step", "pipeline.bench_store", "pipeline.search", "pipeline.quirks"],
+    ["pipeline.parallel", "pipeline.bench_step", "pipeline.bench_store", "pipeline.bench_consistency",
+     "pipeline.search", "pipeline.quirks"],
 ]
 # Code that decides no number: messages, where and how things run and lie (beyond rounding), the check of params.yaml
 # (whose sections DVC tracks).
 NUMBERLESS = {"pipeline", "pipeline.ahead", "pipeline.distributed", "pipeline.compiled", "pipeline.problem",
               "pipeline.progress", "pipeline.device", "pipeline.checkpoint", "pipeline.params", "pipeline.schema",
-              "pipeline.mistakes", "pipeline.objectives", "kernels", "kernels.dispatch", "kernels.cpu", "kernels.gpu",
-              "models"}
+              "pipeline.methods", "pipeline.mistakes", "pipeline.objectives", "kernels", "kernels.dispatch",
+              "kernels.cpu", "kernels.gpu", "models"}
 # What a stage imports by name at run time.
 ROWS = ["pipeline.balancers.uniform", "pipeline.objectives.supervised"]
 DISTANCE = ["kernels.reference", "kernels.cpu.feature_distance", "kernels.gpu.feature_distance"]
 GRAMIAN = [*(f"pipeline.balancers.{file.stem}" for file in (ROOT / "pipeline/balancers").glob("[a-z]*.py")),
            "kernels.reference", "kernels.gpu.min_norm",
            *(f"kernels.{way}.{operation}" for way in ("cpu", "gpu") for operation in ("gramian", "combine"))]
-STUDENTS = [*ROWS, *GRAMIAN, *(f"pipeline.objectives.{kind}_distillation" for kind in ("feature", "prediction")),
-            *DISTANCE]
-BY_VERB = {"teacher": ROWS, "baseline": [*ROWS, *GRAMIAN], "wide": [*ROWS, *GRAMIAN], "student": STUDENTS,
-           "ablation": STUDENTS, "searched": STUDENTS}
-SUITES = ("rooms", "streets", "domains", "quirks", "search")
-EMBEDDED = {"rooms": "scenes", "quirks": "scenes", "streets": "streets", "domains": "glyphs"}
+CONSISTENCY = ["pipeline.objectives.consistency"]
+STUDENTS = [*ROWS, *GRAMIAN, *CONSISTENCY, *DISTANCE,
+            *(f"pipeline.objectives.{kind}_distillation" for kind in ("feature", "prediction", "consistent"))]
+BY_VERB = {"teacher": ROWS, "baseline": [*ROWS, *GRAMIAN, *CONSISTENCY], "wide": [*ROWS, *GRAMIAN, *CONSISTENCY],
+           "student": STUDENTS, "ablation": STUDENTS, "searched": STUDENTS}
+SUITES = ("rooms", "streets", "domains", "quirks", "xtask_streets", "xtask_rooms", "search")
+EMBEDDED = {"rooms": "scenes", "quirks": "scenes", "streets": "streets", "domains": "glyphs", "xtask_rooms": "scenes",
+            "xtask_streets": "streets"}
 BY_NAME = {f"{verb}-{suite}": modules for verb, modules in BY_VERB.items() for suite in SUITES} | {
     f"prepare-{suite}": [f"pipeline.data.{name}" for name in (reader, "nyuv2_mat", "raycast", "files", "pair")]
     for suite, reader in EMBEDDED.items()} | {"searched": STUDENTS}

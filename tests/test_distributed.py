@@ -34,13 +34,26 @@ torch.save(seen, "seen" + os.environ.get("RANK", ""))
 # losses, a layer's, features' and parameters' Gramians, signs of features, a second look, averages, and distillation
 SHARED = ("baseline segnet uniform 0", "wide segnet gradnorm 0", "wide segnet aligned-ub 0", "wide segnet aligned 0",
           "wide segnet graddrop 0", "wide segnet famo 0", "wide segnet db-mtl 0", "student segnet ours 0",
-          "student segnet aligned-ours 0", "student segnet bam 0")
+          "student segnet aligned-ours 0", "student segnet bam 0", "baseline segnet consistent 0",
+          "baseline segnet aligned-consistent 0")
+CONSISTENT = """  consistent: &consistent
+    title: consistent
+    objective: consistency
+    balancer: uncertainty
+    consistency: {lambda: {semantic: 0.1, depth: 0.2, normal: 0.3}, depth: ssim, smoothing: 0.1}
+  aligned-consistent:
+    <<: *consistent
+    balancer: aligned_mtl
+    consistency: {lambda: {semantic: 0.1, depth: 0.2, normal: 0.3}, batch_norm: true, void: zero}
+"""
 
 
 def rows(text):
     """SHARED's rows in params.yaml, with two steps of three images, which two processes share unevenly."""
     text = text.replace("  rows: [si,", "  rows: [gradnorm, si,")
-    text = text.replace("students: [ours]", "students: [ours, aligned-ours, bam]")
+    text = text.replace("students: [ours]", "students: [ours, aligned-ours, bam]", 1)
+    text = text.replace("baselines: [uniform]", "baselines: [uniform, consistent, aligned-consistent]", 1)
+    text = text.replace("\nmethods:\n", f"\nmethods:\n{CONSISTENT}")
     head, ours, tail = re.split(r"(?<=\n)(  ours:.*?\n)(?=  ours-last:)", text, maxsplit=1, flags=re.S)
     another = ours.replace("ours:", "aligned-ours:").replace("uniform", "aligned_mtl")
     head, tail = (head + ours + another + tail).split("  smoke:\n")

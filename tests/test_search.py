@@ -9,9 +9,9 @@ import torch
 import yaml
 
 from pipeline import data, params, prepare, quirks, search
+from pipeline.caption import RULES
 from pipeline.metrics import METRICS
 from pipeline.problem import Problem
-from pipeline.table import RULES
 
 TRIALS = ["1-1", "4-4", "10-10"]
 

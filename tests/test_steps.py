@@ -1,4 +1,4 @@
-"""The hot loop of four methods, run on the CPU: how often a step reads a tensor's values on the host, which would wait
+"""The hot loop of five methods, run on the CPU: how often a step reads a tensor's values on the host, which would wait
 for a device. Copies to a device, and the methods that are solved on the host, are not looked at."""
 
 import pytest
@@ -8,6 +8,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from kernels import reference
 from pipeline import train
 
+CONSISTENT = """  consistent:
+    title: consistent
+    objective: consistency
+    balancer: uncertainty
+    consistency: {lambda: {semantic: 0.1, depth: 0.2, normal: 0.3}}
+"""
 READS = ("_local_scalar_dense", "nonzero", "equal")
 
 
@@ -34,7 +40,8 @@ class Reads(TorchDispatchMode):
 def reads(monkeypatch, batch, *words):
     """How often a training whose epochs have 8 / batch steps reads a tensor on the host."""
     text = open("params.yaml").read()
-    before, after = text.split("  smoke:\n")
+    listed = text.replace("baselines: [uniform]", "baselines: [uniform, consistent]", 1)
+    before, after = listed.replace("\nmethods:\n", f"\nmethods:\n{CONSISTENT}").split("  smoke:\n")
     open("params.yaml", "w").write(before + "  smoke:\n" + after.replace("batch: 4", f"batch: {batch}", 1))
     with monkeypatch.context() as patches, Reads(patches) as counter:
         train.main("rooms", *words, "0")
@@ -43,7 +50,8 @@ def reads(monkeypatch, batch, *words):
 
 
 @pytest.mark.parametrize("words", [("baseline", "segnet", "uniform"), ("student", "segnet", "ours"),
-                                   ("wide", "segnet", "famo"), ("wide", "segnet", "aligned-ub")])
+                                   ("wide", "segnet", "famo"), ("wide", "segnet", "aligned-ub"),
+                                   ("baseline", "segnet", "consistent")])
 def test_more_steps_read_nothing_more(copy, monkeypatch, words):
     """Twice the steps an epoch, as many reads: of the epoch's sums, the measurement and the checkpoint."""
     monkeypatch.setenv("KERNELS", "reference")

@@ -4,7 +4,7 @@ The loop calls `backward` once a step and knows no method; that computes the sma
 whole batch where several processes share it:
 
     losses     nothing more: one backward pass of the weighted sum
-    layer      Gramian on the last shared layer's weight, T passes as far as that layer; then as `losses`
+    layer      Gramian on the last shared layer's weight, or on `layers`, T passes as far as that; then as `losses`
     features   Gramian on the last shared features, T passes through the heads and one through the rest
     gramian    Gramian on the shared parameters, a backward pass a task
 
@@ -40,7 +40,7 @@ class Balancer:
     state = ("calls", "held", "generator")     # attributes that a resumed run needs
 
     def __init__(self, tasks, *, heads: str | None = None, preference: dict | None = None, scale="own",
-                 attention="own", period=1, seed=0, device="cpu", model_lr=1e-3):
+                 attention="own", period=1, seed=0, device="cpu", model_lr=1e-3, model_beta2=0.999):
         heads = heads or self.heads or ("weighted" if self.needs in ("losses", "layer") else "own")
         for key, value in (("heads", heads), ("scale", scale), ("attention", attention)):
             choose(key, value, COMMON[key])
@@ -55,7 +55,7 @@ class Balancer:
         self.preference = torch.tensor([float(preference.get(task, 1)) for task in tasks], device=device)
         self.calls, self.held = 0, None
         self.generator = torch.Generator().manual_seed(seed)      # on the host, so that every device draws the same
-        self.device, self.model_lr = device, model_lr
+        self.device, self.model_lr, self.model_beta2 = device, model_lr, model_beta2
 
     def start_epoch(self, history):
         """Mean training losses of the finished epochs, oldest first, each (T,)."""
@@ -85,6 +85,10 @@ class Balancer:
     def prepare(self, gradients, losses, maps=None):
         """What takes the place of the tasks' gradients: lists over parameters or `maps`, None where there is none."""
         return gradients
+
+    def layers(self, model):
+        """Of each task, the weight that its gradient is looked at, where the method needs `layer`."""
+        return [model.last_shared()] * len(self.tasks)
 
     def gramian_of(self, gradients):
         return kernels.dispatch.gramian(gradients)
@@ -124,7 +128,7 @@ def placed(value, device):
 
 
 class Learned(Balancer):
-    """A method with one learned number a task and an Adam of its own; lr None is the network's, step by step."""
+    """A method with one learned number a task and an Adam of its own; lr None: like the network's, its rate by step."""
     state = (*Balancer.state, "learned", "optimiser")
 
     def __init__(self, tasks, init, lr, decay=0.0, **common):
@@ -133,7 +137,8 @@ class Learned(Balancer):
             raise ValueError(f"`lr` is {lr}; it should be positive, or null for the network's rate")
         self.follows = lr is None
         self.learned = torch.full((len(tasks),), float(init), device=self.device)
-        self.optimiser = torch.optim.Adam([self.learned], lr or self.model_lr, weight_decay=decay, fused=True)
+        betas = (0.9, self.model_beta2 if self.follows else 0.999)
+        self.optimiser = torch.optim.Adam([self.learned], lr or self.model_lr, betas, weight_decay=decay, fused=True)
 
     def follow(self, rate):
         if self.follows:
@@ -165,13 +170,15 @@ def options(name):
         for key, parameter in inspect.signature(cls.__init__).parameters.items():
             if parameter.kind is parameter.KEYWORD_ONLY:
                 found.setdefault(key, get_args(parameter.annotation) or (type(parameter.default),))
-    return {key: types for key, types in found.items() if key not in ("seed", "device", "model_lr")}
+    return {key: types for key, types in found.items() if key not in ("seed", "device", "model_lr", "model_beta2")}
 
 
 # -- one step
 
-def backward(balancer, model, losses, terms, features):
+def backward(balancer, model, losses, terms, features, own=()):
     """Fill every `.grad` from the task losses, T scalars, and the objective's own terms (scalars, never balanced).
+
+    own: parameters of the objective that the losses reach; they are heads to a balancer.
 
     Returns the weights (T,) that were applied and the Gramian (T, T), None where there was none; with one, NaN for the
     tasks whose gradient was not finite.
@@ -180,50 +187,51 @@ def backward(balancer, model, losses, terms, features):
     again = balancer.held is not None and balancer.calls % balancer.period
     balancer.calls += 1
     if again:
-        weighted(balancer, model, losses, terms, balancer.held)
+        weighted(balancer, model, losses, terms, own, balancer.held)
         return balancer.held, None
     weights, gramian = {"losses": by_losses, "layer": by_layer, "features": by_features,
-                        "gramian": by_gramian}[balancer.needs](balancer, model, losses, values, terms, features)
+                        "gramian": by_gramian}[balancer.needs](balancer, model, losses, values, terms, own,
+                                                               features)
     balancer.held = weights if balancer.period > 1 else None
     return weights, gramian
 
 
-def by_losses(balancer, model, losses, values, terms, features):
+def by_losses(balancer, model, losses, values, terms, own, features):
     weights = balancer.applied(values, None)
-    weighted(balancer, model, losses, terms, weights)
+    weighted(balancer, model, losses, terms, own, weights)
     return weights, None
 
 
-def by_layer(balancer, model, losses, values, terms, features):
-    layer = model.last_shared()
-    gradients = [distributed.totals(torch.autograd.grad(loss, [layer], retain_graph=True)) for loss in losses]
+def by_layer(balancer, model, losses, values, terms, own, features):
+    gradients = [distributed.totals(torch.autograd.grad(loss, [layer], retain_graph=True))
+                 for loss, layer in zip(losses, balancer.layers(model), strict=True)]
     gramian = balancer.gramian_of(gradients)
     weights = balancer.applied(values, gramian)
-    weighted(balancer, model, losses, terms, weights)
+    weighted(balancer, model, losses, terms, own, weights)
     return weights, gramian
 
 
-def weighted(balancer, model, losses, terms, weights):
+def weighted(balancer, model, losses, terms, own, weights):
     """One backward pass of the weighted sum; heads get what is missing to their own share."""
-    own = balancer.heads == "own"
+    alone = balancer.heads == "own"
     total = sum(w.to(loss) * loss for w, loss in zip(weights, losses, strict=True)) + sum(terms.values())
-    total.backward(retain_graph=own)
-    if own:
-        _, heads = parts(balancer, model)
+    total.backward(retain_graph=alone)
+    if alone:
+        _, heads = parts(balancer, model, own)
         missing = balancer.head_weights(weights) - weights
         torch.autograd.backward(sum(w.to(loss) * loss for w, loss in zip(missing, losses, strict=True)), inputs=heads)
-    distributed.total_gradients(model.parameters())
+    distributed.total_gradients([*model.parameters(), *own])
 
 
-def by_gramian(balancer, model, losses, values, terms, features):
-    shared, heads = parts(balancer, model)
+def by_gramian(balancer, model, losses, values, terms, own, features):
+    shared, heads = parts(balancer, model, own)
     last = len(losses) - 1
     gradients = [distributed.totals(torch.autograd.grad(loss, [*shared, *heads], allow_unused=True,
                                                         retain_graph=i < last or bool(terms)))
                  for i, loss in enumerate(losses)]
     if terms:
         sum(terms.values()).backward()
-        distributed.total_gradients(model.parameters())
+        distributed.total_gradients([*model.parameters(), *own])
     by_task = balancer.prepare([found[:len(shared)] for found in gradients], values)
     gramian = balancer.gramian_of(by_task)
     weights = balancer.applied(values, gramian)
@@ -232,9 +240,9 @@ def by_gramian(balancer, model, losses, values, terms, features):
     return weights, gramian
 
 
-def by_features(balancer, model, losses, values, terms, features):
+def by_features(balancer, model, losses, values, terms, own, features):
     maps = list({id(features[task]["last"]): features[task]["last"] for task in balancer.tasks}.values())
-    heads = [p for task in balancer.tasks for p in model.head_parameters(task)]
+    heads = [*(p for task in balancer.tasks for p in model.head_parameters(task)), *own]
     gradients = [torch.autograd.grad(loss, [*maps, *heads], retain_graph=True, allow_unused=True) for loss in losses]
     by_task = balancer.prepare([found[:len(maps)] for found in gradients], values, maps)
     gramian = distributed.total(balancer.gramian_of(by_task))          # each process has maps of its own images
@@ -243,18 +251,18 @@ def by_features(balancer, model, losses, values, terms, features):
     kernels.dispatch.combine(leaves, by_task, weights)
     torch.autograd.backward([*maps, *terms.values()], [*(leaf.grad for leaf in leaves), *[None] * len(terms)])
     kernels.dispatch.combine(heads, [found[len(maps):] for found in gradients], balancer.head_weights(weights))
-    distributed.total_gradients(model.parameters())
+    distributed.total_gradients([*model.parameters(), *own])
     return weights, gramian
 
 
-def parts(balancer, model):
-    """Parameters that are balanced, and those that belong to a task."""
+def parts(balancer, model, own):
+    """Parameters that are balanced, and those that belong to a task or, `own`, to the objective."""
     shared = list(model.shared_parameters())
-    own = model.task_parameters
+    of_task = model.task_parameters
     if balancer.attention == "shared":
         shared += [p for task in balancer.tasks for p in model.attention_parameters(task)]
-        own = model.head_parameters
-    return shared, [p for task in balancer.tasks for p in own(task)]
+        of_task = model.head_parameters
+    return shared, [*(p for task in balancer.tasks for p in of_task(task)), *own]
 
 
 def look_again(balancer, model, losses):

@@ -2,7 +2,8 @@
 
 c = 2 is the paper's form for regression, which KD4MTL and MTAN use for every task, from s = -0.5 and in the network's
 own Adam, so at its rate. The released Aligned-MTL code: `coefficient: 1.0, init: 0.0`. All settle at the weight
-1 / (2 L). `preference` multiplies a task's whole term.
+1 / (2 L). XTasC-Net's term is L / (2 e^s) + s: `regulariser: 1.0, init: 0.0`, which settles at 1 / L. `preference`
+multiplies a task's whole term.
 """
 
 from pipeline import balancers
@@ -11,13 +12,14 @@ from pipeline import balancers
 class Balancer(balancers.Learned):
     prefers = True
 
-    def __init__(self, tasks, *, coefficient=2.0, init=-0.5, lr: float | None = None, **common):
+    def __init__(self, tasks, *, coefficient=2.0, init=-0.5, regulariser=0.5, lr: float | None = None, **common):
         super().__init__(tasks, init, lr, **common)
-        if not coefficient > 0:
-            raise ValueError(f"`coefficient` is {coefficient}; it should be positive")
-        self.coefficient = coefficient
+        for key, value in (("coefficient", coefficient), ("regulariser", regulariser)):
+            if not value > 0:
+                raise ValueError(f"`{key}` is {value}; it should be positive")
+        self.coefficient, self.regulariser = coefficient, regulariser
 
     def weights(self, losses, gramian):
         weights = (-self.learned).exp() / self.coefficient
-        self.learn(0.5 - weights * losses)
+        self.learn(self.regulariser - weights * losses)
         return self.preference * weights

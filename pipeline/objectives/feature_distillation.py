@@ -73,7 +73,7 @@ class Objective(supervised.Objective):
             total, distances = total + one, distances + each
         names = [f"distance_{task}" for task in self.sources]
         watched = dict(zip(names, self.part * self.weights * distances, strict=True))
-        return losses, {"distance": self.part * total}, watched
+        return losses, {"distance": self.part * total}, watched | self.seen
 
     def distance(self, maps, adaptors, teachers, energies):
         """One tap's sum over tasks of lambda D, differentiable, and every task's D (T,)."""

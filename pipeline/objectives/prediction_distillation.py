@@ -22,9 +22,8 @@ class Objective(feature_distillation.Objective):
 
     def __call__(self, index, image, predictions, features, targets):
         self.taught = {teacher.task: self.predicted(teacher, index, image) for teacher in self.teachers}
-        losses, terms, watched = super().__call__(index, image, predictions, features, targets) if self.taps else (
-            self.losses(predictions, targets), {}, {})
-        return losses, terms, watched | self.seen
+        above = super() if self.taps else super(feature_distillation.Objective, self)
+        return above.__call__(index, image, predictions, features, targets)
 
     def predicted(self, teacher, index, image):
         """A teacher's predictions of a batch; zeros, which nothing reads, for the images of another domain."""

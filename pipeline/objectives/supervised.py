@@ -7,15 +7,28 @@ class Objective:
     terms = ()
     progress = 0.0
     part = 1.0
+    seen = {}
 
     def __init__(self, run, model, split, device):
         self.normal_mask = run["switches"]["normal_mask"]
 
     def __call__(self, index, image, predictions, features, targets):
-        return self.losses(predictions, targets), {}, {}
+        return self.losses(predictions, targets), {}, self.seen
 
     def losses(self, predictions, targets):
         return tasks.losses(predictions, targets, self.normal_mask)
+
+    def parameters(self):
+        return []
+
+    def judge(self, predictions):
+        pass
+
+    def judged(self):
+        return {}
+
+    def follow(self, rate):
+        pass
 
     def expect(self, index):
         pass

@@ -1,0 +1,311 @@
+"""Cross-task consistency: its losses by hand, where its gradients go, how it groups, and what a run leaves behind."""
+
+import json
+import pathlib
+import types
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import models
+from pipeline import balancers, evaluate, params, prepare, table, tasks, train
+from pipeline.curve import read
+from pipeline.objectives import consistency
+from pipeline.objectives import consistency_losses as between
+from pipeline.problem import Problem
+
+CLASSES = {"semantic": list("abcde")}
+DEFAULTS = {"lambda": {"semantic": 0.2, "depth": 0.3, "normal": 0.4}, "pairs": None, "targets": "predictions",
+            "group": "source", "semantic": "cross", "smoothing": 0.0, "depth": "l1", "direct": "l1", "void": "skip",
+            "holes": "skip", "batch_norm": False, "wide": False}
+
+
+def objective(names=("semantic", "depth"), **changes):
+    torch.manual_seed(0)
+    run = {"method": {"consistency": DEFAULTS | changes}, "tasks": list(names), "switches": {"normal_mask": "own"},
+           "train": {"width": 0.125, "lr": 1e-3, "beta2": 0.99, "precision": "float32"}}
+    return consistency.Objective(run, None, types.SimpleNamespace(classes=CLASSES), torch.device("cpu"))
+
+
+def made(names=("semantic", "depth"), seed=0, images=2, height=16, width=24):
+    """Predictions that want a gradient, and targets with holes."""
+    draw = torch.Generator().manual_seed(seed)
+    def rand(*shape):
+        return torch.rand(images, *shape, height, width, generator=draw)
+    raw = {"semantic": rand(5).mul(4), "depth": rand(1), "normal": rand(3) - 0.5}
+    raw = {name: raw[name].requires_grad_() for name in names}
+    formed = {"semantic": lambda x: x.log_softmax(1), "depth": lambda x: x, "normal": lambda x: F.normalize(x, dim=1)}
+    targets = {"label": (rand() * 6).long() - 1, "depth": rand(1) * (rand(1) > 0.3),
+               "normal": F.normalize(rand(3) - 0.5, dim=1) * (rand(1) > 0.2)}
+    return raw, {name: formed[name](x) for name, x in raw.items()}, targets
+
+
+# -- losses
+
+@pytest.mark.parametrize("kind, difference", [
+    ("l1", torch.abs), ("mse", torch.square), ("log_l1", lambda e: (1 + e.abs()).log()),
+    ("smooth_l1", lambda e: F.smooth_l1_loss(e, torch.zeros_like(e), reduction="none"))])
+def test_depth_is_a_mean_over_an_images_pixels_and_then_over_images(kind, difference):
+    _, predictions, targets = made()
+    p, y = predictions["depth"] * 3, targets["depth"]
+    means = [difference(p[i] - y[i])[y[i] != 0].mean() for i in range(2)]
+    assert (y[0] != 0).sum() != (y[1] != 0).sum()
+    torch.testing.assert_close(between.depth(kind, p, y, (y != 0)[:, 0], 1.0), sum(means) / 2)
+    empty = torch.zeros(2, 16, 24, dtype=torch.bool)
+    assert between.depth(kind, p, y, empty, 1.0) == 0                     # an image without depth is no NaN
+
+
+def test_cross_is_the_smoothed_cross_entropy_with_the_likeliest_class():
+    _, predictions, _ = made()
+    _, others, _ = made(seed=1)
+    q, p = predictions["semantic"], others["semantic"]
+    chosen = p.argmax(1)
+    torch.testing.assert_close(between.cross(q, p, 0.0), F.nll_loss(q, chosen, reduction="none"))
+    wanted = torch.full_like(q, 0.1 / 4).scatter(1, chosen[:, None], 0.9)
+    torch.testing.assert_close(between.cross(q, p, 0.1), -(wanted * q).sum(1))
+    torch.testing.assert_close(between.kl(q, p), F.kl_div(q, p, reduction="none", log_target=True).sum(1))
+    assert between.kl(p, p).abs().max() < 1e-6
+
+
+def test_ssim_by_hand():
+    _, predictions, targets = made()
+    x, y = predictions["depth"].detach().double(), targets["depth"].double()
+    mask = (y != 0)[:, 0]
+    expected = 0.0
+    for i in range(2):
+        a, b, total = x[i, 0] * mask[i], y[i, 0] * mask[i], 0.0
+        for r in range(14):
+            for c in range(22):
+                u, v = a[r:r + 3, c:c + 3], b[r:r + 3, c:c + 3]
+                both = (u * v).mean() - u.mean() * v.mean()
+                s = (2 * u.mean() * v.mean() + 1e-4) * (2 * both + 9e-4) / (
+                    (u.mean()**2 + v.mean()**2 + 1e-4) * (u.var(correction=0) + v.var(correction=0) + 9e-4))
+                total += ((1 - s) / 2).clamp(0, 1)
+        expected += total / mask[i].sum() / 2
+    torch.testing.assert_close(between.ssim(x, y, mask, 1.0), expected)
+    before = x.clone()
+    assert between.ssim(x, x, mask, 1.0) < 1e-12 and torch.equal(x, before)         # the released code alters it
+
+
+# -- the objective
+
+def test_gradients_go_where_the_paper_says():
+    """Of each distance: to its source's prediction and net, to nothing of the target's."""
+    one = objective()
+    raw, predictions, targets = made()
+    one.losses(predictions, targets)
+    for source, target in one.pairs:
+        apart = one.disagreement(target, one.transferred(predictions)[source, target], predictions, targets)
+        grads = torch.autograd.grad(apart, list(raw.values()) + one.parameters(), allow_unused=True, retain_graph=True)
+        reached = dict(zip(raw, grads[:2], strict=True))
+        assert reached[target] is None and reached[source].abs().sum() > 0
+        nets = {name: torch.autograd.grad(apart, list(net.parameters()), allow_unused=True, retain_graph=True)
+                for name, net in one.transfers.items()}
+        assert all(g is not None for g in nets[f"{source}_{target}"])
+        assert all(g is None for g in nets[f"{target}_{source}"])
+
+
+def test_groups_are_the_papers_sums():
+    one = objective()
+    _, predictions, targets = made()
+    semantic, depth = (x.item() for x in one.losses(predictions, targets))
+    seen = {key: x.item() for key, x in one.seen.items()}
+    assert semantic == pytest.approx(0.8 * seen["label_semantic"] + 0.2 * seen["transfer_semantic_depth"])
+    assert depth == pytest.approx(0.7 * seen["label_depth"] + 0.3 * seen["transfer_depth_semantic"])
+    assert seen["label_semantic"] == pytest.approx(tasks.losses(predictions, targets)[0].item())
+    by_target = [x.item() for x in objective(group="target").losses(predictions, targets)]
+    assert by_target == pytest.approx([0.8 * seen["label_semantic"] + 0.2 * seen["transfer_depth_semantic"],
+                                       0.7 * seen["label_depth"] + 0.3 * seen["transfer_semantic_depth"]])
+    alone = objective(pairs=[])
+    assert [x.item() for x in alone.losses(predictions, targets)] == pytest.approx(
+        [seen["label_semantic"], seen["label_depth"]]) and not alone.parameters()
+
+
+def test_any_pair_and_all_three_tasks():
+    three = objective(("semantic", "depth", "normal"))
+    assert len(three.pairs) == 6 and ("normal", "depth") in three.pairs
+    _, predictions, targets = made(("semantic", "depth", "normal"))
+    losses, seen = three.losses(predictions, targets), three.seen
+    mean = (seen["transfer_normal_semantic"] + seen["transfer_normal_depth"]) / 2
+    torch.testing.assert_close(losses[2].detach(), 0.6 * seen["label_normal"] + 0.4 * mean)
+    pair = objective(("semantic", "depth", "normal"), pairs=["depth-normal"])
+    assert pair.pairs == [("depth", "normal"), ("normal", "depth")]
+    _, predictions, targets = made(("semantic", "depth", "normal"))
+    assert pair.losses(predictions, targets)[0].item() == pytest.approx(pair.seen["label_semantic"].item())
+    found = pair.transferred(predictions)["depth", "normal"]
+    torch.testing.assert_close(found.square().sum(1), torch.ones(2, 16, 24))
+
+
+def test_targets_may_be_the_labels():
+    one = objective(targets="labels", direct="mse")
+    _, predictions, targets = made()
+    one.losses(predictions, targets)
+    found = one.transferred(predictions)
+    expected = between.depth("mse", found["semantic", "depth"], targets["depth"], (targets["depth"] != 0)[:, 0], 1.0)
+    torch.testing.assert_close(one.seen["transfer_semantic_depth"], expected.detach())
+    torch.testing.assert_close(one.seen["transfer_depth_semantic"], F.nll_loss(
+        found["depth", "semantic"], targets["label"], ignore_index=-1).detach())
+
+
+def test_void_pixels_and_holes():
+    _, predictions, targets = made()
+    labelled, everything = (targets["label"] != -1).sum(), targets["label"].numel()
+    found = {void: (one := objective(void=void)).losses(predictions, targets) and one.seen["transfer_depth_semantic"]
+             for void in ("skip", "zero", "keep")}
+    torch.testing.assert_close(found["skip"] * labelled, found["zero"] * everything)
+    assert found["keep"] != found["zero"]
+    kept = objective(holes="keep")
+    kept.losses(predictions, targets)
+    whole = (predictions["depth"] - targets["depth"]).abs().mean()         # missing depth is a depth of 0
+    torch.testing.assert_close(kept.seen["label_depth"], whole.detach())
+    uncut = {"depth_mask": torch.zeros(2, 1, 16, 24, dtype=torch.bool), "label_mask": torch.zeros(2, 16, 24) > 0}
+    uncut["depth_mask"][:, :, 0] = uncut["label_mask"][:, 1] = True           # the masks that augmentation left uncut
+    one = objective(void="zero")
+    one.losses(predictions, targets | uncut)
+    torch.testing.assert_close(one.seen["label_depth"],
+                               (predictions["depth"] - targets["depth"]).abs()[:, :, 0].mean().detach())
+    apart = between.cross(one.transferred(predictions)["depth", "semantic"], predictions["semantic"].detach(), 0.0)
+    torch.testing.assert_close(one.seen["transfer_depth_semantic"], apart[:, 1].sum().detach() / everything)
+
+
+def test_energy_is_the_released_scripts():
+    one = objective()
+    chunks = [made(seed=seed, images=images)[1] for seed, images in ((0, 2), (1, 3))]
+    for predictions in chunks:
+        one.judge(predictions)
+    energy = one.judged()
+    both = {name: torch.cat([chunk[name] for chunk in chunks]).detach() for name in ("semantic", "depth")}
+    with torch.no_grad():
+        found = one.transferred(both)
+    semantic = F.kl_div(found["depth", "semantic"], both["semantic"], log_target=True, reduction="none").mean().item()
+    depth = (found["semantic", "depth"] - both["depth"]).abs().mean().item()
+    assert energy["energy_semantic_depth"] == pytest.approx(depth, rel=1e-5)
+    assert energy["energy"] == pytest.approx(0.5 * semantic + 0.5 * depth, rel=1e-5)
+    one.judge(chunks[0])                                                   # and begins anew
+    assert one.judged()["energy"] != energy["energy"] and objective(pairs=[]).judged() == {}
+
+
+@pytest.mark.parametrize("name", ["uniform", "gradnorm", "aligned_mtl_ub", "mgda"])
+def test_transfer_nets_are_heads_to_every_balancer(name):
+    """Under `heads: own` each net's gradient is that of its own loss, whatever the weights are."""
+    one = objective()
+    torch.manual_seed(1)
+    model = models.load("segnet", {"semantic": 5, "depth": 1}, 0.125)
+    image, targets = torch.rand(2, 3, 32, 48), made(height=32, width=48)[2]
+    predictions, features = model(image)
+    losses = one.losses(predictions, targets)
+    expected = torch.autograd.grad(sum(losses), one.parameters(), retain_graph=True)
+    balancers.backward(balancers.load(name, ["semantic", "depth"], heads="own"), model, losses, {}, features,
+                       one.parameters())
+    for parameter, gradient in zip(one.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_nets_follow_the_networks_adam():
+    one = objective()
+    one.follow(0.5)
+    (group,) = one.transfers_optimiser.param_groups
+    assert group["lr"] == 0.5 and group["betas"] == (0.9, 0.99)
+
+
+def test_the_weights_of_uncertainty_settle_at_the_losses_inverse():
+    learned = balancers.load("uncertainty", ["a", "b"], init=0.0, regulariser=1.0, lr=0.05)
+    for _ in range(600):
+        weights = learned.weights(torch.tensor([0.5, 4.0]), None)
+    assert weights.tolist() == pytest.approx([2.0, 0.25], rel=0.02)
+    assert balancers.load("uncertainty", ["a"], model_beta2=0.9).optimiser.param_groups[0]["betas"] == (0.9, 0.9)
+    assert balancers.load("uncertainty", ["a"], model_beta2=0.9, lr=0.1).optimiser.param_groups[0]["betas"][1] == 0.999
+
+
+def test_adaptive_loss_specific_weights_follow_the_decoders_gradients():
+    torch.manual_seed(0)
+    model = models.load("resnet", {"semantic": 5, "depth": 1}, 0.125, encoder=18)
+    predictions, features = model(torch.rand(2, 3, 32, 48))
+    losses = list(tasks.losses(predictions, made(height=32, width=48)[2]))
+    sizes = [torch.autograd.grad(loss, [model.first_own(task)], retain_graph=True)[0].abs().mean().item()
+             for task, loss in zip(("semantic", "depth"), losses, strict=True)]
+    alone = torch.autograd.grad(losses[1], [model.first_own("depth")], retain_graph=True)[0]
+    weights, _ = balancers.backward(balancers.load("adalsp", ["semantic", "depth"]), model, losses, {}, features)
+    assert weights.tolist() == pytest.approx([size / sum(sizes) for size in sizes], rel=1e-5)
+    torch.testing.assert_close(model.first_own("depth").grad, weights[1] * alone, rtol=1e-3, atol=1e-7)
+
+
+# -- as runs
+
+@pytest.mark.parametrize("suite, word", [("xtask_streets", "xtask-cityscapes"), ("xtask_rooms", "xtask-nyuv2")])
+def test_from_the_images_to_the_table(folder, suite, word):
+    from conftest import run_all
+    end = suite.removeprefix("xtask_")
+    run_all(suite, "resnet", ("semantic", "depth"), (("baseline", "direct"), ("baseline", f"xtasc-{end}"),
+                                                     ("student", f"xtasc-kd-{end}")))
+    train.main(suite, "wide", "adamt", "adalsp", "0")
+    evaluate.main(suite, "wide", "adamt", "adalsp", "0")
+    curve, cost = read(params.folder(suite, "resnet", f"xtasc-kd-{end}", 0), "")
+    assert all(line["distance"] > 0 and line["transfer_semantic_depth"] > 0 and line["energy"] > 0 for line in curve)
+    table.main(word)
+    text = pathlib.Path(f"out/tables/{word}.md").read_text()
+    assert "## ResNet, cost" in text and "## AdaMT-Net, cost" in text and "66.51" not in text and "30.31" not in text
+    block = text.partition("## ResNet, cost")[2].partition("##")[0]
+    header, _, *lines = [line for line in block.splitlines() if line.startswith("|")]
+    assert header.split("|")[-3].strip() == "Inference ms" and "Consistency energy" in header
+    rows = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in lines}
+    assert rows["Direct only"][-1] == "-" and float(rows["XTasC"][-1]) > 0 and float(rows["XTasC"][-2]) > 0
+    # a student is exported without the transfer nets
+    assert rows["XTasC"][0] == rows["Direct only"][0] == rows["XTasC + KD4MTL"][0]
+    stored = json.loads(pathlib.Path(f"out/{suite}/metrics/baseline/resnet-xtasc-{end}-s0.json").read_text())
+    assert stored["energy"]["last"] == pytest.approx(stored["energy"]["train_loss"], rel=0.9)
+    assert not [line for line in text.splitlines() if line.startswith("| STL") and "AdaMT" in line]
+
+
+def test_a_stopped_run_goes_on_to_the_same_bits(folder, monkeypatch):
+    prepare.main("xtask_rooms")
+    run = ("xtask_rooms", "baseline", "resnet", "xtasc-rooms", "0")
+    train.main(*run)
+    place = params.folder("xtask_rooms", "resnet", "xtasc-rooms", 0)
+    whole = [(place / name).read_bytes() for name in ("weights.pt", "curve.csv", "balance.csv")]
+    saved, original = [], train.checkpoint.Run.save
+
+    def stops(self, state):
+        original(self, state)
+        saved.append(1)
+        if len(saved) == 1:
+            raise KeyboardInterrupt
+    monkeypatch.setattr(train.checkpoint.Run, "save", stops)
+    (place / "weights.pt").unlink()
+    with pytest.raises(KeyboardInterrupt):
+        train.main(*run)
+    train.main(*run)
+    assert [(place / name).read_bytes() for name in ("weights.pt", "curve.csv", "balance.csv")] == whole
+
+
+def test_bfloat16_runs(folder):
+    text = pathlib.Path("params.yaml").read_text()
+    head, tail = text.split("  smoke:\n")
+    pathlib.Path("params.yaml").write_text(head + "  smoke:\n" + tail.replace(
+        "width: 0.125", "width: 0.125\n          precision: bfloat16", 1))
+    prepare.main("xtask_rooms")
+    train.main("xtask_rooms", "baseline", "resnet", "xtasc-rooms", "0")
+    curve, _ = read(params.folder("xtask_rooms", "resnet", "xtasc-rooms", 0), "")
+    assert all(0 < line["energy"] < 100 for line in curve)
+
+
+@pytest.mark.parametrize("change, words", [
+    (("consistency: {lambda: {semantic: 0.01, depth: 0.01}}}", "consistency: {lambda: {semantic: 0.01}}}"),
+     ("methods.xtasc-streets.consistency.lambda", "depth")),
+    (("consistency: {lambda: {semantic: 0.01,", "consistency: {lambda: {semantic: 1.5,"), ("lambda.semantic", "1.5")),
+    (("pairs: null ", "pairs: [semantic-depht] "), ("`pairs` has 'semantic-depht'", "semantic-depth")),
+    (("pairs: null ", "pairs: [semantic-depth, depth-semantic] "), ("twice",)),
+    (("pairs: null ", "pairs: [semantic-normal] "), ("xtasc-rooms.consistency.pairs", "'normal'")),
+    (("baselines: [uniform, uncert, mgda, gradnorm]", "baselines: [uniform, direct]"),
+     ("lambda", "characters, digits")),
+    (("wide: {models: [adamt], rows", "wide: {models: [lenet], rows"), ("wide.models", "'lenet'")),
+    (("      group: source ", "      group: sauce "), ("sauce",)),
+    (("pretrained: false", "pretrained: true"), ("architectures.resnet.pretrained", "width` is 0.25")),
+])
+def test_mistakes_are_sentences(folder, params_text, change, words):
+    assert change[0] in params_text
+    pathlib.Path("params.yaml").write_text(params_text.replace(*change, 1))
+    with pytest.raises(Problem) as mistake:
+        params.load()
+    assert all(word in str(mistake.value) for word in words), mistake.value

@@ -1,7 +1,8 @@
 """What a run's weights and Gramians say: a line of balance.csv an epoch, and the step at which something broke.
 
 Means over an epoch's steps, all from the T x T numbers of a step (Aligned-MTL, arXiv 2305.19000, section 3.2; gradients
-as they come, before balancing; DB-MTL's are its averages, GradDrop's what its masks leave):
+as they come, before balancing; DB-MTL's are its averages, GradDrop's what its masks leave, AdaMT-Net's norms the mean
+absolute gradients of its decoders, which have no angle):
 
     weight_<task>                  what the task's gradient was multiplied by
     norm_<task>                    its gradient's norm

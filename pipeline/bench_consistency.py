@@ -25,14 +25,14 @@ SIZE, SUITE, ROW = (128, 256), "xtask_streets", "xtasc-streets"
 class Bare(consistency.Objective):
     """The same nets without what is measured."""
 
-    def transferred(self, predictions):
-        with torch.autocast(predictions["depth"].device.type, torch.bfloat16, enabled=self.bfloat16):
-            return {(a, b): self.transfers[f"{a}_{b}"](predictions[a]) for a, b in self.pairs}
+    def transferred(self, predictions, bfloat16=False):
+        with torch.autocast(predictions["depth"].device.type, torch.bfloat16, enabled=bfloat16):
+            return {(a, b): self.nets[f"{a}_{b}"](predictions[a]) for a, b in self.pairs}
 
     def losses(self, predictions, targets):
         ours = supervised.Objective.losses(self, predictions, targets)
-        return [loss + 0.01 * x.float().mean() for loss, x in zip(ours, self.transferred(predictions).values(),
-                                                                  strict=True)]
+        raw = self.transferred(predictions, self.bfloat16).values()
+        return [loss + 0.01 * x.float().mean() for loss, x in zip(ours, raw, strict=True)]
 
 
 def main(batch="", rounds="5"):

@@ -9,7 +9,7 @@ import sys
 
 import torch
 
-from pipeline import distributed
+from pipeline import device, distributed
 from pipeline.problem import Problem
 
 MODES = {"off": None, "on": "default", "graphs": "reduce-overhead"}
@@ -32,7 +32,7 @@ def trunk_of(model, image, precision):
         torch.compiler.cudagraph_mark_step_begin()       # what the step before got is no longer needed
         return features(image)
     kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    why = None
+    drawn, why = device.draws(image.device), None
     try:
         for _ in range(3 if asked == "graphs" else 1):         # graphs are warmed up, captured, replayed
             probe(trunk, list(model.parameters()), image, precision)
@@ -40,6 +40,7 @@ def trunk_of(model, image, precision):
         why = f"{type(mistake).__name__}: {mistake}"
     for name, buffer in model.named_buffers():
         buffer.data.copy_(kept[name])
+    device.draw_on(image.device, drawn)
     works = distributed.least(torch.tensor(float(not why), device=image.device))       # all processes, or none
     if not works:
         return fallback(model, asked, why or "another process failed")

@@ -3,6 +3,7 @@
     python -m pipeline.features rooms segnet semantic 0
 
 Writes the tracked manifest out/rooms/features/segnet-s0/semantic.json; the bulk lies in .work/features/<identity>/.
+Where the protocol augments images, features are not stored: teachers run live.
 """
 
 import json
@@ -16,9 +17,14 @@ def main(suite, model, task, seed):
     chosen = params.load()
     row = chosen.resolve(suite, "teacher", model, task, seed) | {"features": chosen.features.model_dump()}
     where = device.pick()
-    split = data.Split(suite, "train", where)
-    manifest = kept(store.identity(row, task)) or store.build(row, task, split, where)
-    tracked = {key: manifest[key] for key in ("identity", "bytes", "dtype", "shapes", "parity")}
+    split, name = data.Split(suite, "train", where), store.identity(row, task)
+    if row["train"]["augment"] == "none":
+        manifest = kept(name) or store.build(row, task, split, where)
+        tracked = {key: manifest[key] for key in ("identity", "bytes", "dtype", "shapes", "parity")}
+    else:
+        tracked = {"identity": name, "bytes": 0}
+        print(f"features of {task}: not stored, since students see other cuts of the images (augment "
+              f"{row['train']['augment']}); their teachers run live")
     path = store.manifest_file(row, task)
     checkpoint.write(path, (json.dumps(tracked, indent=1) + "\n").encode())
 

@@ -31,7 +31,7 @@ class Supervised(Balanced):
 
 
 class Consistency(Section):
-    lambda_: Annotated[dict[Task, Annotated[float, Field(ge=0, le=1)]], Field(alias="lambda")]
+    lambda_: Annotated[dict[Task, Annotated[float, Field(ge=0, le=1)]], Field(alias="lambda")] = {}
     pairs: list[str] | None = None                     # null: every two of the suite's tasks
     targets: Literal["predictions", "labels"] = "predictions"
     group: Literal["source", "target"] = "source"
@@ -43,6 +43,17 @@ class Consistency(Section):
     holes: Literal["skip", "keep"] = "skip"
     batch_norm: bool = False                           # of the transfer nets
     wide: bool = False
+
+    @model_validator(mode="after")
+    def every_key_is_read(self):
+        unread = ("smoothing",) if self.semantic == "kl" else ()
+        if self.targets == "labels":
+            unread = ("semantic", "smoothing", "depth", "void")
+        for key in unread:
+            if (value := getattr(self, key)) != type(self).model_fields[key].default:
+                raise ValueError(f"`{key}` is {value!r}, which nothing reads with "
+                                 f"`{'semantic: kl' if self.targets != 'labels' else 'targets: labels'}`; leave it out")
+        return self
 
     @model_validator(mode="after")
     def pairs_are_two_tasks(self):

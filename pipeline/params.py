@@ -123,10 +123,11 @@ class Params(Section):
     def agrees(self, name, chosen, suite):
         """Two tasks or more that can be transferred, and a share for each."""
         where, pairs = f"methods.{name}.consistency", [task for pair in chosen.pairs or () for task in pair.split("-")]
-        if missing := sorted(set(suite.tasks) - set(chosen.lambda_)):
-            raise ValueError(f"`{where}.lambda` has no value for {', '.join(missing)}")
+        needed = set(suite.tasks if chosen.pairs is None else pairs)
         for task in pairs:
             one_of(task, f"{where}.pairs", suite.tasks)
+        if missing := sorted(needed - set(chosen.lambda_)):
+            raise ValueError(f"`{where}.lambda` has no value for {', '.join(missing)}")
         if chosen.pairs is None and (len(suite.tasks) < 2 or set(suite.tasks) & set(PAIR)):
             raise ValueError(f"`methods.{name}` carries predictions of one task over to another's, of the same image; "
                              f"the tasks {', '.join(suite.tasks)} have none")

@@ -204,8 +204,11 @@ def feature_bytes(chosen):
         images = protocol.data
         for model in suite.models:
             width = protocol.train[model].width
+            last = 128 if model == "resnet" else 64
             channels = 512 * width if model == "lenet" else width * (
-                64 * images.height * images.width + 512 * (images.height // 32) * (images.width // 32))
+                last * images.height * images.width + 512 * (images.height // 32) * (images.width // 32))
+            if protocol.train[model].augment != "none":          # teachers run live
+                continue
             train = images.train if isinstance(images.train, int) else sum(numbers(images.train).values())
             total += channels * train * len(suite.tasks) * len(suite.seeds)
     return int(total * BYTES[chosen.features.dtype])

@@ -269,6 +269,12 @@ class Suites(Section):
                 if (listed := getattr(suite, key)) not in (Rows(), []):
                     raise ValueError(f"`{name}.{key}` has {listed if isinstance(listed, list) else listed.rows}, but "
                                      f"no stage trains {key} of {name}; leave it out")
+        for name, suite in self:
+            table = {"rooms": ("baselines", "students", "wide.rows", "ablation.rows"), "quirks": ()}.get(
+                name, ("baselines", "students") + ("wide.rows",) * name.startswith("xtask"))
+            for key, _, rows, _ in suite.groups().values():
+                if key in table and not rows:
+                    raise ValueError(f"`{name}.{key}` is empty, but a table waits for its results; leave a row in it")
         for key in ("wide", "ablation"):
             for model in getattr(self.rooms, key).models:
                 if model not in self.rooms.models:

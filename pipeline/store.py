@@ -210,7 +210,11 @@ def open_for(run, task, split, device):
     place = os.environ.get("FEATURES", "auto")
     if place not in ("auto", "gpu", "ram", "disk", "live"):
         raise Problem(f"FEATURES is {place!r}; it can be auto, gpu, ram, disk or live")
-    if place == "live":
+    augment = run["train"]["augment"]
+    if augment != "none" and place not in ("auto", "live"):
+        raise Problem(f"FEATURES is {place!r} and `augment` {augment!r}, but cached features are those of whole "
+                      "images; set FEATURES=live or auto, or `augment: none`")
+    if place == "live" or augment != "none":
         return sources.Live(run, task, split.classes, device)
     with distributed.one_by_one():
         manifest = load_bulk(run, task, split)

@@ -57,11 +57,11 @@ def main(name="table2"):
     rows = [row for block in blocks.values() for row in block]
     if not any(row["runs"] for row in rows):
         raise Problem(f"out/{suite}/metrics has none of the rows in {params.FILE}; run `make "
-                      f"{'table-' * (name == 'balancers')}{name}`")
+                      f"{'table-' * (not name.startswith('table'))}{name}`")
     cells = [cell for row in rows for cell in cells_of(row, paper(chosen, suite))]
     look = {(c["model"], c["method"], c["rule"], c["protocol"], c["metric"]): c for c in cells}
     done = [run for row in rows for runs in row["runs"].values() for run in runs]
-    said = caption.sentences(chosen, suite, models, methods, rows, done)
+    said = caption.sentences(chosen, suite, models, methods, rows, done, any(c["paper"] is not None for c in cells))
     parts = [part_ for model, block in blocks.items() for part_ in grids(model, block, look, part)]
     write(name, heading, said, parts, cells, {"selection": part.selection})
 

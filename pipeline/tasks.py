@@ -71,9 +71,12 @@ def _valid(target):  # (B, C, H, W) -> (B, H, W) bool: M_d of section 4.1 for de
 
 
 def valid(name, targets):
-    """Where a task has a target, (B, H, W) bool; of a classification (B,)."""
-    target = targets[_task(name).target]
-    return _valid(target) if target.is_floating_point() else target != -1
+    """Where a task has a target, (B, H, W) bool, or where augmentation says it has; of a classification (B,)."""
+    kind = _task(name).target
+    if f"{kind}_mask" in targets:
+        mask = targets[f"{kind}_mask"]
+        return mask[:, 0] if mask.dim() == 4 else mask
+    return _valid(targets[kind]) if targets[kind].is_floating_point() else targets[kind] != -1
 
 
 def losses(predictions, targets, normal_mask="own"):
@@ -102,7 +105,7 @@ def _class_loss(target):
 
 
 def _depth_loss(prediction, targets, normal_mask):
-    return _masked_mean((prediction - targets["depth"]).abs()[:, 0], _valid(targets["depth"]))
+    return _masked_mean((prediction - targets["depth"]).abs()[:, 0], valid("depth", targets))
 
 
 def _normal_loss(prediction, targets, normal_mask):

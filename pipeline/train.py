@@ -104,7 +104,7 @@ def main(suite, stage, model_name, name, seed):
             optimiser.step()
             objective.step()
             if balancer.looks_again:
-                balancers.look_again(balancer, model, functools.partial(
+                balancers.look_again(balancer, [model, objective.nets], functools.partial(
                     again, model, training["precision"], objective, image, targets))
             record.add(weights, gramian, balancer.residual)
             values = torch.stack([x.detach().double() for x in (*losses, *terms.values(), *watched.values(), *weights)])
@@ -187,6 +187,9 @@ def enough_for_all(batches, train, test, row):
     processes, smallest = distributed.size(), min(map(len, batches))
     if processes > 1 and train.domains:
         raise Problem(f"NPROC is {processes}, but batches of {' and '.join(train.domains)} are not shared; set NPROC=1")
+    if processes > 1 and row["model"] == "adamt":
+        raise Problem(f"NPROC is {processes}, but the channels that AdaMT-Net drops at random, and its maps for each "
+                      "place in a batch, are one process's; set NPROC=1")
     if smallest < processes:
         raise Problem(f"{processes} processes share a batch of {smallest}; raise `batch` of the protocol in force"
                       f"{'' if row['switches']['drop_last'] else ', set `switches.drop_last: true`'}, or lower NPROC")
@@ -216,7 +219,7 @@ def gradients(model, objective, balancer, index, image, targets, precision, trun
     if following:
         objective.expect(following)
     return losses, terms, watched, *balancers.backward(balancer, model, losses, terms, features,
-                                                           objective.parameters())
+                                                           list(objective.nets.parameters()))
 
 
 def again(model, precision, objective, image, targets):

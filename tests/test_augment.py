@@ -135,11 +135,15 @@ def test_a_rows_switches_reach_it(copy, monkeypatch):
         seen.clear()
 
 
-def test_cached_features_are_refused_and_live_teachers_are_not(copy, monkeypatch):
+def test_cached_features_are_refused_and_live_teachers_are_not(copy, monkeypatch, capsys):
     edit("width: 0.125", "width: 0.125\n          augment: crop")
     for task in ("semantic", "depth", "normal"):
         features.main("rooms", "segnet", task, "0")
-    with pytest.raises(Problem, match="`augment` is 'crop', but cached .* FEATURES=live or `methods.ours.teacher_bn"):
+    assert capsys.readouterr().out.count("not stored") == 3
+    monkeypatch.setenv("FEATURES", "ram")
+    with pytest.raises(Problem, match="FEATURES is 'ram' and `augment` 'crop', but cached .* FEATURES=live or auto"):
         train.main("rooms", "student", "segnet", "ours", "0")
-    monkeypatch.setenv("FEATURES", "live")
-    train.main("rooms", "student", "segnet", "ours", "0")
+    for place in ("auto", "live"):
+        monkeypatch.setenv("FEATURES", place)
+        train.main("rooms", "student", "segnet", "ours", "0")
+        assert capsys.readouterr().out.count("live, batch norm in eval mode") == 3

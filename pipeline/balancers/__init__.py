@@ -128,7 +128,8 @@ def placed(value, device):
 
 
 class Learned(Balancer):
-    """A method with one learned number a task and an Adam of its own; lr None: like the network's, its rate by step."""
+    """A method with one learned number a task and an Adam of its own; lr None is the network's rate, step by step."""
+    joins = False              # True: with lr None the numbers are in the network's own Adam, so have its beta2 too
     state = (*Balancer.state, "learned", "optimiser")
 
     def __init__(self, tasks, init, lr, decay=0.0, **common):
@@ -137,7 +138,7 @@ class Learned(Balancer):
             raise ValueError(f"`lr` is {lr}; it should be positive, or null for the network's rate")
         self.follows = lr is None
         self.learned = torch.full((len(tasks),), float(init), device=self.device)
-        betas = (0.9, self.model_beta2 if self.follows else 0.999)
+        betas = (0.9, self.model_beta2 if self.joins and self.follows else 0.999)
         self.optimiser = torch.optim.Adam([self.learned], lr or self.model_lr, betas, weight_decay=decay, fused=True)
 
     def follow(self, rate):
@@ -265,14 +266,15 @@ def parts(balancer, model, own):
     return shared, [*(p for task in balancer.tasks for p in of_task(task)), *own]
 
 
-def look_again(balancer, model, losses):
+def look_again(balancer, networks, losses):
     """`losses()` once more, after an update by new weights; batch norm's running statistics do not see it."""
     if (balancer.calls - 1) % balancer.period:
         return
-    kept = [buffer.clone() for buffer in model.buffers()]
+    buffers = [buffer for network in networks for buffer in network.buffers()]
+    kept = [buffer.clone() for buffer in buffers]
     with torch.no_grad():
         balancer.look_again(distributed.total(torch.stack(losses())))
-    for buffer, value in zip(model.buffers(), kept, strict=True):
+    for buffer, value in zip(buffers, kept, strict=True):
         buffer.copy_(value)
 
 

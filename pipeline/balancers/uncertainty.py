@@ -11,6 +11,7 @@ from pipeline import balancers
 
 class Balancer(balancers.Learned):
     prefers = True
+    joins = True
 
     def __init__(self, tasks, *, coefficient=2.0, init=-0.5, regulariser=0.5, lr: float | None = None, **common):
         super().__init__(tasks, init, lr, **common)

@@ -4,7 +4,7 @@
     __call__(index, image, predictions, features, targets)
         -> losses [T scalars], terms {name: scalar}, watched {name: scalar without gradient}
     losses(predictions, targets)      those alone; `seen` then has what of them is watched
-    parameters()           of its own, which the losses reach and their balancer weighs as heads; those of terms are not
+    nets                   its networks that the losses reach, heads to a balancer; what only terms reach is not here
     judge(predictions)     of a chunk of test images; judged() -> {name: number} of all since it was last called
     follow(rate)           the network's learning rate, before each step
     progress               share of the training that is done, 0 to 1; the loop sets it before every step

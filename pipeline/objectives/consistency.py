@@ -21,9 +21,9 @@ The L_s are what is balanced. With semantics and depth this is the paper's; here
 import itertools
 
 import torch
-from models.transfer import TransferNet
 
 from models.network import ACTIVATIONS
+from models.transfer import TransferNet
 from pipeline import distributed, tasks
 from pipeline.objectives import consistency_losses as between
 from pipeline.objectives import supervised
@@ -40,24 +40,19 @@ class Objective(supervised.Objective):
         nets = {f"{source}_{target}": TransferNet(channels[source], channels[target], run["train"]["width"],
                                                   chosen["batch_norm"], chosen["wide"])
                 for source, target in self.pairs}
-        self.transfers = distributed.synchronised(
+        self.nets = distributed.synchronised(
             torch.nn.ModuleDict(nets).to(device, memory_format=torch.channels_last), device)
         self.bfloat16 = run["train"]["precision"] == "bfloat16"
         self.transfers_optimiser = torch.optim.Adam(
-            self.transfers.parameters(), run["train"]["lr"], (0.9, run["train"]["beta2"]),
+            self.nets.parameters(), run["train"]["lr"], (0.9, run["train"]["beta2"]),
             fused=True) if self.pairs else None
         self.apart, self.judged_images = 0.0, 0
 
-    def parameters(self):
-        return list(self.transfers.parameters())
-
     def losses(self, predictions, targets):
         """A loss a group, in the order of `predictions`."""
-        direct = dict(zip(predictions, super().losses(predictions, targets), strict=True))
-        if "depth" in direct:
-            direct["depth"] = self.depth(predictions["depth"], targets["depth"], targets)
+        direct = {task: self.direct(task, x, targets) for task, x in predictions.items()}
         distances = {pair: self.disagreement(pair[1], x, predictions, targets)
-                     for pair, x in self.transferred(predictions).items()}
+                     for pair, x in self.transferred(predictions, self.bfloat16).items()}
         self.seen = {f"label_{task}": loss.detach() for task, loss in direct.items()} | {
             f"transfer_{'_'.join(pair)}": loss.detach() for pair, loss in distances.items()}
         side = ("source", "target").index(self.consistency["group"])
@@ -70,21 +65,26 @@ class Objective(supervised.Objective):
         share = self.consistency["lambda"][task]
         return (1 - share) * direct + share * sum(distances) / len(distances)
 
-    def transferred(self, predictions):
+    def direct(self, task, prediction, targets):
+        """The loss on the labels, of a direct prediction or of one that was transferred."""
+        if task == "depth":
+            return self.depth(prediction, targets["depth"], targets, self.consistency["direct"])
+        return super().losses({task: prediction}, targets)[0]
+
+    def transferred(self, predictions, bfloat16=False):
         """{(source, target): what the source's prediction says of the target}, as the target's predictions are."""
         found = {}
         for source, target in self.pairs:
             x = predictions[source]
-            with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bfloat16):
-                raw = self.transfers[f"{source}_{target}"](x)
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16):
+                raw = self.nets[f"{source}_{target}"](x)
             found[source, target] = ACTIVATIONS[target](raw.to(torch.promote_types(raw.dtype, torch.float32)))
         return found
 
     def disagreement(self, task, transferred, predictions, targets):
         """Of a transferred prediction from the task's direct one, which gets no gradient, or from its labels."""
         if self.consistency["targets"] == "labels":
-            return self.depth(transferred, targets["depth"], targets) if task == "depth" else super().losses(
-                {task: transferred}, targets)[0]
+            return self.direct(task, transferred, targets)
         direct = predictions[task].detach()
         if task == "depth":
             return self.depth(transferred, direct, targets, self.consistency["depth"])
@@ -93,27 +93,27 @@ class Objective(supervised.Objective):
             return between.over_pixels(1 - (transferred * direct).sum(1), mask, mask)
         apart = between.kl(transferred, direct) if self.consistency["semantic"] == "kl" else between.cross(
             transferred, direct, self.consistency["smoothing"])
-        mask, everything = targets.get("label_mask", mask), torch.ones_like(mask)
+        everything = torch.ones_like(mask)
         return between.over_pixels(apart, everything if self.consistency["void"] == "keep" else mask,
                                    mask if self.consistency["void"] == "skip" else everything)
 
-    def depth(self, prediction, target, targets, kind=None):
-        mask = targets["depth_mask"][:, 0] if "depth_mask" in targets else tasks.valid("depth", targets)
+    def depth(self, prediction, target, targets, kind):
+        mask = tasks.valid("depth", targets)
         mask = torch.ones_like(mask) if self.consistency["holes"] == "keep" else mask
         if kind == "ssim":
             return between.ssim(prediction, target, mask, self.part)
-        return between.depth(kind or self.consistency["direct"], prediction, target, mask, self.part)
+        return between.depth(kind, prediction, target, mask, self.part)
 
     # -- consistency energy, on the test images
 
     @torch.no_grad()
     def judge(self, predictions):
-        self.transfers.eval()
+        self.nets.eval()
         images = [between.energy(target, x, predictions[target]) for (_, target), x in
                   self.transferred(predictions).items()]
         self.apart = self.apart + torch.stack([x.sum() for x in images]) if images else 0.0
         self.judged_images += len(next(iter(predictions.values())))
-        self.transfers.train()
+        self.nets.train()
 
     def judged(self):
         """{"energy": mean over the pairs, and that of each pair}, a mean over images; nothing without a pair."""
@@ -138,15 +138,15 @@ class Objective(supervised.Objective):
             self.transfers_optimiser.zero_grad(set_to_none=True)
 
     def state_dict(self):
-        return super().state_dict() | {"transfers": self.transfers.state_dict()} | (
+        return super().state_dict() | {"transfers": self.nets.state_dict()} | (
             {"transfers_optimiser": self.transfers_optimiser.state_dict()} if self.pairs else {})
 
     def load_state_dict(self, state):
         super().load_state_dict(state)
-        self.transfers.load_state_dict(state["transfers"])
+        self.nets.load_state_dict(state["transfers"])
         if self.pairs:
             self.transfers_optimiser.load_state_dict(state["transfers_optimiser"])
 
     def describe(self):
-        size = sum(p.numel() for p in self.transfers.parameters())
+        size = sum(p.numel() for p in self.nets.parameters())
         return f"{super().describe()} + consistency by {len(self.pairs)} transfer nets ({size:,} parameters, dropped)"

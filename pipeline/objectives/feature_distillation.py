@@ -45,10 +45,6 @@ class Objective(supervised.Objective):
         live = batch_statistics or not self.taps or not run["cacheable"]
         self.sources = {task: sources.Live(run, task, split.classes, device, batch_statistics)
                         if live else store.open_for(run, task, split, device) for task in run["tasks"]}
-        augment = run["train"]["augment"]
-        if augment != "none" and any(isinstance(x, sources.Cached) for x in self.sources.values()):
-            raise Problem(f"`augment` is {augment!r}, but cached features are those of whole images; set "
-                          f"FEATURES=live or `methods.{run['name']}.teacher_bn: batch`, or `augment: none`")
         # `none` has no parameters, and Adam refuses an empty list
         parameters = list(self.adaptors.parameters())
         self.optimiser = torch.optim.Adam(parameters, self.training["lr"], weight_decay=self.training["l2"],

@@ -1,5 +1,7 @@
 """The task losses alone: single-task networks, and every multi-task baseline."""
 
+import torch
+
 from pipeline import tasks
 
 
@@ -8,6 +10,7 @@ class Objective:
     progress = 0.0
     part = 1.0
     seen = {}
+    nets = torch.nn.Module()
 
     def __init__(self, run, model, split, device):
         self.normal_mask = run["switches"]["normal_mask"]
@@ -17,9 +20,6 @@ class Objective:
 
     def losses(self, predictions, targets):
         return tasks.losses(predictions, targets, self.normal_mask)
-
-    def parameters(self):
-        return []
 
     def judge(self, predictions):
         pass

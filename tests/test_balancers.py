@@ -44,6 +44,9 @@ class Toy(torch.nn.Module):
     def last_shared(self):
         return self.second.weight
 
+    def first_own(self, task):
+        return self.heads[task].weight
+
 
 METHODS = [name for name in params.BALANCERS if name not in params.ALIASES]
 
@@ -65,7 +68,7 @@ def train_toy(name, steps, balancer=None, model=None, start=0, **options):
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         if balancer.looks_again:
-            balancers.look_again(balancer, model, lambda model=model, x=x: model.losses(x))
+            balancers.look_again(balancer, [model], lambda model=model, x=x: model.losses(x))
     return model, balancer
 
 
@@ -216,7 +219,7 @@ def test_second_look_leaves_batch_norm_alone():
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
     before = [b.clone() for b in model.buffers()]
     balancer = balancers.load("famo", ["one"])
-    balancers.look_again(balancer, model, lambda: [model(torch.randn(5, 3)).square().mean()])
+    balancers.look_again(balancer, [model], lambda: [model(torch.randn(5, 3)).square().mean()])
     assert all(torch.equal(a, b) for a, b in zip(before, model.buffers(), strict=True))
 
 
@@ -227,7 +230,7 @@ def test_second_look_is_at_the_batch_that_the_weights_are_of():
         model = Toy()
         losses = model.losses(torch.randn(6, 5, generator=torch.Generator().manual_seed(k)))
         balancers.backward(balancer, model, losses, {}, model.features)
-        balancers.look_again(balancer, model, lambda k=k, losses=losses: looks.append(k) or losses)
+        balancers.look_again(balancer, [model], lambda k=k, losses=losses: looks.append(k) or losses)
     assert looks == [0, 3, 6]
 
 

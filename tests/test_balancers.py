@@ -192,7 +192,7 @@ def test_steps_between_keep_the_clipped_weights():
 def test_mtan_attention_is_its_tasks_or_shared():
     model = models.load("mtan", {"semantic": 3, "depth": 1}, width=0.0625)
     names = ["semantic", "depth"]
-    own, shared_too = (balancers.parts(balancers.load("mgda", names, attention=kind), model) for kind in (
+    own, shared_too = (balancers.parts(balancers.load("mgda", names, attention=kind), model, []) for kind in (
         "own", "shared"))
     branches = sum(p.numel() for task in names for p in model.attention_parameters(task))
     counts = [[sum(p.numel() for p in part) for part in parts] for parts in (own, shared_too)]

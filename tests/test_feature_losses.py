@@ -153,3 +153,9 @@ def test_cosine_is_half_of_l2_in_training(copy, monkeypatch):
         student(towards="own", loss=loss)
         open("params.yaml", "w").write(text)
     torch.testing.assert_close(seen["l2"], 2 * seen["cosine"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("balancer", [name for name in params.BALANCERS if name not in params.ALIASES])
+def test_distillation_goes_with_every_balancer(copy, balancer):
+    curve = student("ours", balancer=balancer)
+    assert curve[1]["distance"] < curve[0]["distance"]

@@ -272,8 +272,8 @@ class Suites(Section):
         for name, suite in self:
             table = {"rooms": ("baselines", "students", "wide.rows", "ablation.rows"), "quirks": ()}.get(
                 name, ("baselines", "students") + ("wide.rows",) * name.startswith("xtask"))
-            for key, _, rows, _ in suite.groups().values():
-                if key in table and not rows:
+            for key, models, rows, _ in suite.groups().values():
+                if key in table and models and not rows:
                     raise ValueError(f"`{name}.{key}` is empty, but a table waits for its results; leave a row in it")
         for key in ("wide", "ablation"):
             for model in getattr(self.rooms, key).models:

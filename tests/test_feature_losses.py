@@ -79,11 +79,11 @@ def test_gradients_reach_the_map_and_the_adaptor(kind):
 def student(name="ours-universal", **changes):
     """Train `name` with these keys changed; (curve, what the run says of itself is on stdout)."""
     text = open("params.yaml").read().replace("students: [ours]", f"students: [{name}]", 1)
-    head, tail = text.split(f"  {name}:\n", 1)
+    head, tail = text.split(f"\n  {name}:", 1)
     for key, value in changes.items():
         before = next(line for line in tail.splitlines() if line.strip().startswith(f"{key}:"))
         tail = tail.replace(before, f"    {key}: {value}", 1)
-    open("params.yaml", "w").write(f"{head}  {name}:\n{tail}")
+    open("params.yaml", "w").write(f"{head}\n  {name}:{tail}")
     train.main("rooms", "student", "segnet", name, "0")
     return read(params.folder("rooms", "segnet", name, 0), "")[0]
 

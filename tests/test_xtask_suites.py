@@ -41,23 +41,26 @@ def test_from_the_images_to_the_table(folder, suite, word):
     assert not [line for line in text.splitlines() if line.startswith("| STL") and "AdaMT" in line]
 
 
+def stopped(run, monkeypatch):
+    """The run once more, interrupted after its first epoch."""
+    original = train.checkpoint.Run.save
+
+    def stops(self, state):
+        original(self, state)
+        raise KeyboardInterrupt
+    with monkeypatch.context() as patches:
+        patches.setattr(train.checkpoint.Run, "save", stops)
+        with pytest.raises(KeyboardInterrupt):
+            train.main(*run)
+
+
 def test_a_stopped_run_goes_on_to_the_same_bits(folder, monkeypatch):
     prepare.main("xtask_rooms")
     run = ("xtask_rooms", "baseline", "resnet", "xtasc-rooms", "0")
     train.main(*run)
     place = params.folder("xtask_rooms", "resnet", "xtasc-rooms", 0)
     whole = [(place / name).read_bytes() for name in ("weights.pt", "curve.csv", "balance.csv")]
-    saved, original = [], train.checkpoint.Run.save
-
-    def stops(self, state):
-        original(self, state)
-        saved.append(1)
-        if len(saved) == 1:
-            raise KeyboardInterrupt
-    monkeypatch.setattr(train.checkpoint.Run, "save", stops)
-    (place / "weights.pt").unlink()
-    with pytest.raises(KeyboardInterrupt):
-        train.main(*run)
+    stopped(run, monkeypatch)
     train.main(*run)
     assert [(place / name).read_bytes() for name in ("weights.pt", "curve.csv", "balance.csv")] == whole
 
@@ -65,19 +68,11 @@ def test_a_stopped_run_goes_on_to_the_same_bits(folder, monkeypatch):
 def test_dropout_goes_on_where_it_was(folder, monkeypatch):
     """AdaMT-Net draws from torch's own generator."""
     prepare.main("xtask_rooms")
-    run, saved, original = ("xtask_rooms", "wide", "adamt", "adalsp", "0"), [], train.checkpoint.Run.save
+    run = ("xtask_rooms", "wide", "adamt", "adalsp", "0")
     train.main(*run)
     place = params.folder("xtask_rooms", "adamt", "adalsp", 0) / "curve.csv"
     whole = place.read_bytes()
-
-    def stops(self, state):
-        original(self, state)
-        saved.append(1)
-        if len(saved) == 1:
-            raise KeyboardInterrupt
-    monkeypatch.setattr(train.checkpoint.Run, "save", stops)
-    with pytest.raises(KeyboardInterrupt):
-        train.main(*run)
+    stopped(run, monkeypatch)
     torch.manual_seed(99)
     train.main(*run)
     assert place.read_bytes() == whole

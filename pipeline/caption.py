@@ -39,7 +39,8 @@ def sentences(chosen, suite, models, methods, rows, runs, printed=False):
                 "Inference is of one image, in float32, the median of 15.")
     if any("energy" in run for run in runs):
         said.append("Consistency energy: how far transferred predictions are from the direct ones on the test images, "
-                    "the mean of the classes' KL divergence over their number and the depths' absolute difference.")
+                    "a mean over pairs: classes' KL divergence over their number, depths' absolute difference, "
+                    "normals' 1 - cosine.")
     if printed and suite in CITED:
         said.append(CITED[suite])
     uncut = "".join(f", {name} false" for name in ("crop_masks", "zoom_depth") if not getattr(switches, name))

@@ -38,12 +38,17 @@ def params_text():
     return (ROOT / "params.yaml").read_text()
 
 
+def enter(place, patches):
+    """Make `place` the working folder, with nothing chosen in the environment."""
+    patches.chdir(place)
+    for name in ("DEVICE", "FEATURES", "KERNELS"):
+        patches.delenv(name, raising=False)
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch, params_text):
     """An empty working folder with the smoke params.yaml; nothing has run."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("DEVICE", "FEATURES", "KERNELS"):
-        monkeypatch.delenv(name, raising=False)
+    enter(tmp_path, monkeypatch)
     (tmp_path / "params.yaml").write_text(smoke(params_text))
     return tmp_path
 
@@ -80,9 +85,7 @@ def trained(tmp_path_factory):
 def copy(trained, tmp_path, monkeypatch):
     """A copy of `trained` as the working folder."""
     shutil.copytree(trained, tmp_path / "copy")
-    monkeypatch.chdir(tmp_path / "copy")
-    for name in ("DEVICE", "FEATURES", "KERNELS"):
-        monkeypatch.delenv(name, raising=False)
+    enter(tmp_path / "copy", monkeypatch)
     return tmp_path / "copy"
 
 

@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT, run_all, smoke
+from conftest import ROOT, enter, run_all, smoke
 
 from kernels.packing import normalise
 from pipeline import data, distributed, figures, objectives, params, plan, prepare, table, train
@@ -30,9 +30,7 @@ def finished(tmp_path_factory):
                   smoke((ROOT / "params.yaml").read_text()))
     (place / "params.yaml").write_text(text)
     with pytest.MonkeyPatch.context() as patches:
-        patches.chdir(place)
-        for name in ("DEVICE", "FEATURES", "KERNELS"):
-            patches.delenv(name, raising=False)
+        enter(place, patches)
         run_all("domains", "lenet", TASKS, ROWS)
     torch.use_deterministic_algorithms(False)
     return place
@@ -42,9 +40,7 @@ def finished(tmp_path_factory):
 def domains(finished, tmp_path, monkeypatch):
     """A copy of it as the working folder."""
     shutil.copytree(finished, tmp_path / "domains")
-    monkeypatch.chdir(tmp_path / "domains")
-    for name in ("DEVICE", "FEATURES", "KERNELS"):
-        monkeypatch.delenv(name, raising=False)
+    enter(tmp_path / "domains", monkeypatch)
 
 
 def row_of(stage="student", name="ours-domains"):

@@ -6,7 +6,7 @@ from typing import get_args, get_origin
 from pydantic import BaseModel
 
 # What pydantic adds to tell the kinds of a value apart; no keys of the file.
-TAGS = ("supervised", "feature_distillation", "prediction_distillation", "constrained-int", "int", "Pair")
+TAGS = ("constrained-int", "int", "Pair", "[key]")
 
 
 def one_of(value, key, known):
@@ -22,7 +22,8 @@ def nearest(word, known):
 
 def sentence(mistake, tree):
     """One pydantic error under the model `tree` as a sentence: the key, the value found and what would be right."""
-    where = [part for part in mistake["loc"] if part not in TAGS and part != "[key]"]
+    where = [part for i, part in enumerate(mistake["loc"])
+             if part not in TAGS and not (i == 2 and mistake["loc"][0] == "methods")]     # there stands the objective
     key, value, kind = ".".join(map(str, where)), mistake["input"], mistake["type"]
     if kind == "extra_forbidden":
         known = keys_at(tree, mistake["loc"][:-1])
@@ -32,9 +33,12 @@ def sentence(mistake, tree):
     if kind == "value_error":
         prefix = f"`{key}`: " if key else ""
         return prefix + mistake["msg"].removeprefix("Value error, ")
-    if kind in ("union_tag_invalid", "union_tag_not_found"):
-        return (f"`{key}.objective` must be supervised, feature_distillation or prediction_distillation, found "
-                f"{value.get('objective')!r}")
+    if kind == "union_tag_not_found":
+        return f"`{key}.objective` is missing"
+    if kind == "union_tag_invalid":
+        known = mistake["ctx"]["expected_tags"].replace("'", "").split(", ")
+        return (f"`{key}.objective` has {value['objective']!r}, which is not among {', '.join(known)}"
+                f"{nearest(value['objective'], known)}")
     if isinstance(value, str) and kind in ("float_type", "int_type") and is_number(value):
         return (f"`{key}` is the text {value!r} to PyYAML though a number to DVC; "
                 f"write {with_point(value)} (with a point before the e)")

@@ -19,6 +19,9 @@ import shutil
 import statistics
 import sys
 
+import torch
+
+import models
 from pipeline import params
 from pipeline.problem import Problem, run
 from pipeline.progress import clock
@@ -203,15 +206,21 @@ def feature_bytes(chosen):
         protocol = chosen.training_of(name)
         images = protocol.data
         for model in suite.models:
-            width = protocol.train[model].width
-            last = 128 if model == "resnet" else 64
-            channels = 512 * width if model == "lenet" else width * (
-                last * images.height * images.width + 512 * (images.height // 32) * (images.width // 32))
             if protocol.train[model].augment != "none":          # teachers run live
                 continue
+            channels = tap_channels(chosen, model, protocol, suite.tasks)
+            pixels = {"last": images.height * images.width if "mid" in channels else 1,
+                      "mid": (images.height // 32) * (images.width // 32)}
             train = images.train if isinstance(images.train, int) else sum(numbers(images.train).values())
-            total += channels * train * len(suite.tasks) * len(suite.seeds)
+            total += sum(pixels[tap] * c for tap, c in channels.items()) * train * len(suite.tasks) * len(suite.seeds)
     return int(total * BYTES[chosen.features.dtype])
+
+
+def tap_channels(chosen, model, protocol, tasks):
+    """{tap: channels of a network of this protocol}; no weight is drawn."""
+    options = chosen.architecture(model, protocol) | ({"pretrained": False} if model == "resnet" else {})
+    with torch.device("meta"):
+        return models.load(model, dict.fromkeys(tasks, 2), protocol.train[model].width, **options).tap_channels
 
 
 if __name__ == "__main__":

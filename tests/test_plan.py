@@ -51,6 +51,16 @@ def test_features_take_what_the_store_writes(copy):
     assert plan.feature_bytes(chosen) > plan.feature_bytes(rooms)
 
 
+def test_features_are_those_of_the_network_chosen(copy):
+    """SegNet's wide type has 1024 channels at its bottleneck, not 512; 32x64 pixels have two there."""
+    plain, wide = (plan.feature_bytes(change(type=("type: standard", f"type: {kind}")))
+                   for kind in ("standard", "wide"))
+    smoke = params.load().protocols["smoke"]
+    suites = [suite for name, suite in params.load().suites if "segnet" in suite.models]
+    runs = sum(len(suite.tasks) * len(suite.seeds) for suite in suites)
+    assert wide - plain == runs * smoke["rooms"].data.train * 2 * 512 * smoke["rooms"].train["segnet"].width * 2
+
+
 def test_reasons_are_a_few_words():
     assert plan.why([{"changed deps": {"params.yaml": {"methods.ours": "modified"}}}]) == "params methods.ours"
     assert plan.why([{"changed deps": {"a.py": "modified", "b.py": "new"}}]) == "a.py, b.py"

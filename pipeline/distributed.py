@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import time
 
 import torch
@@ -50,7 +51,9 @@ def launched(module, *words):
     logging.disable(logging.ERROR)                          # what torchrun logs of a failure is said below
     alone = [] if several else ["--standalone"]
     try:
-        torchrun.run(torchrun.parse_args([*alone, "--nproc-per-node", str(wanted()), "-m", module, *words]))
+        with tempfile.TemporaryDirectory() as logs:         # its own it would leave behind
+            alone += [] if "PET_LOG_DIR" in os.environ else ["--log-dir", logs]
+            torchrun.run(torchrun.parse_args([*alone, "--nproc-per-node", str(wanted()), "-m", module, *words]))
     except SignalException as stopped:
         sys.exit(128 + stopped.sigval)
     except ChildFailedError as failure:

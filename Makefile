@@ -112,7 +112,7 @@ kernels: $(READY)  ## compile every kernel for sm_80, sm_90 and sm_100, no GPU n
 	@python -m kernels.compile
 
 test: $(READY) lint  ## lint and the fast tests
-	@python -m pytest
+	@python -m pytest -n logical --maxprocesses 4 --dist worksteal
 test-slow: $(READY)  ## the tests that train for minutes, and the whole toy
 	@python -m pytest -m slow
 lint: $(READY)  ## ruff

@@ -12,7 +12,11 @@ TAGS = ("constrained-int", "int", "Pair", "[key]")
 def one_of(value, key, known):
     """ValueError unless `value` is among the known ones."""
     if value not in known:
-        raise ValueError(f"`{key}` has {value!r}, which is not among {', '.join(sorted(known))}{nearest(value, known)}")
+        raise ValueError(unknown(value, key, known))
+
+
+def unknown(value, key, known):
+    return f"`{key}` has {value!r}, which is not among {', '.join(sorted(known))}{nearest(value, known)}"
 
 
 def nearest(word, known):
@@ -36,9 +40,8 @@ def sentence(mistake, tree):
     if kind == "union_tag_not_found":
         return f"`{key}.objective` is missing"
     if kind == "union_tag_invalid":
-        known = mistake["ctx"]["expected_tags"].replace("'", "").split(", ")
-        return (f"`{key}.objective` has {value['objective']!r}, which is not among {', '.join(known)}"
-                f"{nearest(value['objective'], known)}")
+        return unknown(value["objective"], f"{key}.objective",
+                       mistake["ctx"]["expected_tags"].replace("'", "").split(", "))
     if isinstance(value, str) and kind in ("float_type", "int_type") and is_number(value):
         return (f"`{key}` is the text {value!r} to PyYAML though a number to DVC; "
                 f"write {with_point(value)} (with a point before the e)")

@@ -49,11 +49,11 @@ def launched(module, *words):
         raise Problem(f"NPROC is {wanted()} but there are {gpus} GPUs; lower it, or set DEVICE=cpu")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // wanted())))
     logging.disable(logging.ERROR)                          # what torchrun logs of a failure is said below
-    alone = [] if several else ["--standalone"]
+    options = [] if several else ["--standalone"]
     try:
         with tempfile.TemporaryDirectory() as logs:         # its own it would leave behind
-            alone += [] if "PET_LOG_DIR" in os.environ else ["--log-dir", logs]
-            torchrun.run(torchrun.parse_args([*alone, "--nproc-per-node", str(wanted()), "-m", module, *words]))
+            options += [] if "PET_LOG_DIR" in os.environ else ["--log-dir", logs]
+            torchrun.run(torchrun.parse_args([*options, "--nproc-per-node", str(wanted()), "-m", module, *words]))
     except SignalException as stopped:
         sys.exit(128 + stopped.sigval)
     except ChildFailedError as failure:

@@ -218,7 +218,8 @@ def feature_bytes(chosen):
 
 def tap_channels(chosen, model, protocol, tasks):
     """{tap: channels of a network of this protocol}; no weight is drawn."""
-    options = chosen.architecture(model, protocol) | ({"pretrained": False} if model == "resnet" else {})
+    options = chosen.architecture(model, protocol)
+    options.pop("pretrained", None)
     with torch.device("meta"):
         return models.load(model, dict.fromkeys(tasks, 2), protocol.train[model].width, **options).tap_channels
 

@@ -26,7 +26,7 @@ $(READY): pyproject.toml
 	@touch $@
 
 params: $(READY)  ## check params.yaml as a whole and say what is in force
-	@python -m pipeline.params
+	@python -m pipeline.config.params
 
 table1: params  ## KD4MTL's Table 1, two domains through one LeNet: run what is stale, print it
 	$(REPRO) table1
@@ -89,7 +89,7 @@ smoke: $(READY)  ## Tables 1 to 4 and one of XTasC-Net's at their smallest, in a
 	@cp -r dvc.yaml params.yaml .dvcignore pipeline models kernels $(SMALL) && cp .dvc/config $(SMALL)/.dvc
 	@sed -i.bak -e 's/^protocol: .*/protocol: smoke/' -e 's/^    baselines: \[uniform, uncert.*/    baselines: [uniform]/' \
 	    -e 's/models: \[segnet, mtan\]/models: [segnet]/' -e 's/models: \[mtan, resnet\]/models: [resnet]/' $(SMALL)/params.yaml
-	@cd $(SMALL) && dvc config --local core.no_scm true && python -m pipeline.params && \
+	@cd $(SMALL) && dvc config --local core.no_scm true && python -m pipeline.config.params && \
 	    dvc repro table1 table2 table3 table4 table-xtask-nyuv2 && cat out/tables/*.md
 
 montage: prepare  ## out/<suite>/montage.png: the prepared images and targets, to be looked at
@@ -103,11 +103,11 @@ plan: $(READY)  ## what would rerun and why, hours, bytes; runs nothing
 bench: $(READY)  ## check every kernel, then time it beside eager torch and torch.compile
 	@python -m kernels.bench
 bench-step: $(READY)  ## time a training step beside the released recipe's, with peaks of memory
-	@python -m pipeline.bench_step
+	@python -m pipeline.bench.step
 bench-consistency: $(READY)  ## what consistency's losses add to a step, beside its convolutions
-	@python -m pipeline.bench_consistency
+	@python -m pipeline.bench.consistency
 bench-store: $(READY)  ## write and read the feature store beside the disk and memory it stands on
-	@python -m pipeline.bench_store
+	@python -m pipeline.bench.store
 kernels: $(READY)  ## compile every kernel for sm_80, sm_90 and sm_100, no GPU needed; a spill fails
 	@python -m kernels.compile
 

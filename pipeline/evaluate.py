@@ -21,11 +21,15 @@ import time
 
 import torch
 
-from pipeline import checkpoint, data, device, params, teachers
-from pipeline.curve import read
-from pipeline.measure import measure
-from pipeline.metrics import METRICS, delta_m, train_loss
-from pipeline.problem import Problem, run
+from pipeline import data
+from pipeline.config import params
+from pipeline.config.metrics import METRICS, delta_m, train_loss
+from pipeline.loop import checkpoint
+from pipeline.loop.curve import read
+from pipeline.loop.measure import measure
+from pipeline.runtime import device, files
+from pipeline.runtime.errors import UserError, run
+from pipeline.teachers import networks
 
 TAILS = {"last10": (statistics.fmean, 10), "median20": (statistics.median, 20)}
 WARM_UPS, PASSES = {"cuda": 100, "cpu": 3}, 15
@@ -42,7 +46,7 @@ def main(suite, stage, model_name, name, seed):
     states = checkpoint.read_weights(folder / "weights.pt", redo)
     rules, epochs = selected(curve, row["tasks"])
     split = data.Split(suite, "test", where)
-    model = teachers.network(row, row["tasks"], split.classes, where)
+    model = networks.network(row, row["tasks"], split.classes, where)
     seen = {}                                    # by epoch: often the two rules name the same one
     for rule in ("last", "train_loss"):
         epoch = epochs[rule]
@@ -56,7 +60,7 @@ def main(suite, stage, model_name, name, seed):
     result = {"run": title, "stage": stage, "model": model_name, "name": name, "seed": int(seed), "tasks": row["tasks"],
               "rules": rules, "epochs": epochs, **energy, "cost": cost, "commit": commit(),
               "device": device.describe(where)}
-    checkpoint.write(f"out/{suite}/metrics/{stage}/{title}.json", (json.dumps(result, indent=1) + "\n").encode())
+    files.write(f"out/{suite}/metrics/{stage}/{title}.json", (json.dumps(result, indent=1) + "\n").encode())
     shown = "  ".join(f"{METRICS[name].title} {value:.4g}" for name, value in rules["train_loss"]["official"].items())
     print(f"{title}: epoch {epochs['train_loss']} of {len(curve)}  {shown}")
 
@@ -110,19 +114,19 @@ def compare(title, rule, again, seen, redo):
     for protocol, values in again.items():
         for name, value in values.items():
             if abs(value - seen[protocol][name]) > TOLERANCE * max(abs(seen[protocol][name]), 1):
-                raise Problem(f"{title}: the {rule} weights give {protocol} {name} {value:.6g}, training saw "
+                raise UserError(f"{title}: the {rule} weights give {protocol} {name} {value:.6g}, training saw "
                               f"{seen[protocol][name]:.6g}; weights.pt and curve.csv are not of one run; {redo}")
 
 
 def commit():
     """Short commit, with "+" when the tree has changes; "no git" outside a clone."""
     def git(*words):
-        return subprocess.run(["git", *words], capture_output=True, text=True, cwd=checkpoint.PROJECT)
+        return subprocess.run(["git", *words], capture_output=True, text=True, cwd=files.PROJECT)
     try:
         head = git("rev-parse", "--short", "HEAD")
     except FileNotFoundError:
         return "no git"
-    if head.returncode or pathlib.Path(git("rev-parse", "--show-toplevel").stdout.strip()) != checkpoint.PROJECT:
+    if head.returncode or pathlib.Path(git("rev-parse", "--show-toplevel").stdout.strip()) != files.PROJECT:
         return "no git"
     changed = git("status", "--porcelain", "--", "pipeline", "models", "kernels", "params.yaml", "dvc.yaml").stdout
     return head.stdout.strip() + ("+" if changed else "")

@@ -9,8 +9,11 @@ Where the protocol augments images, features are not stored: teachers run live.
 import json
 import sys
 
-from pipeline import checkpoint, data, device, params, store
-from pipeline.problem import run
+from pipeline import data
+from pipeline.config import params
+from pipeline.runtime import device, files
+from pipeline.runtime.errors import run
+from pipeline.teachers import store
 
 
 def main(suite, model, task, seed):
@@ -26,7 +29,7 @@ def main(suite, model, task, seed):
         print(f"features of {task}: not stored, since students see other cuts of the images (augment "
               f"{row['train']['augment']}); their teachers run live")
     path = store.manifest_file(row, task)
-    checkpoint.write(path, (json.dumps(tracked, indent=1) + "\n").encode())
+    files.write(path, (json.dumps(tracked, indent=1) + "\n").encode())
 
 
 def kept(identity):

@@ -9,9 +9,10 @@ their lambda, as they enter the loss; where predictions are distilled their mism
 import io
 import sys
 
-from pipeline import checkpoint, params
-from pipeline.curve import read
-from pipeline.problem import run
+from pipeline.config import params
+from pipeline.loop.curve import read
+from pipeline.runtime import files
+from pipeline.runtime.errors import run
 
 KINDS = {"loss": "task loss", "distance": "lambda x feature distance", "match": "mismatch of predictions"}
 COLOURS = {"semantic": "#1b6ca8", "depth": "#c8553d", "normal": "#3a7d44", "digits": "#1b6ca8",
@@ -24,7 +25,7 @@ def main(suite, model, method, seed):
     curve, _ = read(folder, f"run `dvc repro student-{suite}@{model}-{method}-{seed}`")
     for suffix, payload in draw(curve, row).items():
         path = f"out/figures/{suite}-{folder.name}.{suffix}"
-        checkpoint.write(path, payload)
+        files.write(path, payload)
         print(path)
 
 

@@ -14,28 +14,29 @@ import subprocess
 import sys
 import time
 
-from pipeline import distributed, plan
-from pipeline.checkpoint import WORK
-from pipeline.problem import Problem, run
-from pipeline.progress import clock
+from pipeline import plan
+from pipeline.runtime import distributed
+from pipeline.runtime.errors import UserError, run
+from pipeline.runtime.files import WORK
+from pipeline.runtime.progress import clock
 
 LOGS = WORK / "logs"
 
 
 def main(jobs, *targets):
     if not jobs.isdigit() or int(jobs) < 1:
-        raise Problem(f"{jobs!r} jobs; it should be a number of at least 1, as in `make -j4 table2`")
+        raise UserError(f"{jobs!r} jobs; it should be a number of at least 1, as in `make -j4 table2`")
     stale, _, waiting = plan.outdated()
     wanted = needed(targets, waiting)
     todo = [name for name in stale if name in wanted]
     failed = schedule(todo, waiting, places(int(jobs), gpus(), distributed.wanted()))
     if failed:
         logs = "; ".join(f"{name} (see {log_of(name)})" for name, why in failed.items() if why == "failed")
-        raise Problem(f"{len(failed)} of {len(todo)} stages are not done: {logs}; what waits for them was left out. "
+        raise UserError(f"{len(failed)} of {len(todo)} stages are not done: {logs}; what waits for them was left out. "
                       "The same command goes on from here")
     closing = subprocess.run(["dvc", "repro", *targets], capture_output=True, text=True)
     if closing.returncode or "Running stage" in closing.stdout:
-        raise Problem("a plain `dvc repro` after the parallel one still had work to do: "
+        raise UserError("a plain `dvc repro` after the parallel one still had work to do: "
                       + " ".join((closing.stdout + closing.stderr).split())[-300:])
     print(f"{len(todo)} stages; a plain `dvc repro` finds nothing left to do")
 
@@ -45,7 +46,7 @@ def places(jobs, gpus, each):
     if not gpus:
         return [None] * jobs
     if len(gpus) < each:
-        raise Problem(f"NPROC is {each} but there are {len(gpus)} GPUs; lower it")
+        raise UserError(f"NPROC is {each} but there are {len(gpus)} GPUs; lower it")
     groups = [",".join(gpus[i:i + each]) for i in range(0, len(gpus) - each + 1, each)]
     return (groups * -(-jobs // len(groups)))[:jobs]     # more jobs than groups share them
 

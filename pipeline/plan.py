@@ -22,9 +22,9 @@ import sys
 import torch
 
 import models
-from pipeline import params
-from pipeline.problem import Problem, run
-from pipeline.progress import clock
+from pipeline.config import params
+from pipeline.runtime.errors import UserError, run
+from pipeline.runtime.progress import clock
 
 TRAINED = ("teacher", "baseline", "wide", "student", "ablation", "searched")
 BYTES = {"float32": 4, "float16": 2, "uint8": 1}
@@ -73,7 +73,7 @@ def outdated():
             changed = {key: what for stage in graph.nodes for key, what in stage.status(check_updates=True).items()}
             stages = {stage.addressing: stage for stage in graph.nodes}
     except DvcException as mistake:
-        raise Problem(f"DVC: {' '.join(str(mistake).split())}") from None
+        raise UserError(f"DVC: {' '.join(str(mistake).split())}") from None
     reasons = {name: why(changed[name]) if name in changed else "" for name in stages}
     waiting = {name: [up.addressing for up in graph.successors(stage)] for name, stage in stages.items()}
     for name in order(waiting):

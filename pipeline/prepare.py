@@ -12,9 +12,11 @@ import sys
 
 import numpy as np
 
-from pipeline import checkpoint, data, params
-from pipeline.problem import Problem, run
-from pipeline.progress import Line
+from pipeline import data
+from pipeline.config import params
+from pipeline.runtime import files
+from pipeline.runtime.errors import UserError, run
+from pipeline.runtime.progress import Line
 
 
 def main(suite):
@@ -32,7 +34,7 @@ def main(suite):
         math.prod(data.shape(kind, size)) * np.dtype(kept).itemsize for kind, kept in kinds.items())
     free = shutil.disk_usage(".").free
     if needed > free:
-        raise Problem(f"the prepared data need {needed:,} bytes but the disk has {free:,} free; make room or "
+        raise UserError(f"the prepared data need {needed:,} bytes but the disk has {free:,} free; make room or "
                       f"lower `protocols.{chosen.protocol}.{suite}.data.train`")
     for split in names:
         reader.read(split, names[split][0], size, options)      # a wrong size or scale is told before the work
@@ -61,7 +63,7 @@ def hold_out(search):
     for first, last in source["domains"].get("train", {"": (0, len(names))}).values():
         number = math.ceil(search.hold_out * (last - first))
         if number == last - first:
-            raise Problem(f"`search.hold_out` is {search.hold_out}, which leaves none of {number} images to train on")
+            raise UserError(f"`search.hold_out` is {search.hold_out}, which leaves none of {number} images to train on")
         held += (first + draw.permutation(last - first)[:number]).tolist()
     parts = {"train": sorted(set(range(len(names))) - set(held)), "test": sorted(held)}
     manifest = {key: value for key, value in source.items() if key not in ("ids", "domains", "sha256")}
@@ -89,7 +91,7 @@ def write(suite, manifest, splits):
             array.flush()
         manifest["ids"][split] = names
         manifest["domains"] |= {split: ends} if (ends := domains(arrays)) else {}
-        manifest["sha256"] |= {f"{split}/{kind}.npy": checkpoint.digest(root / split / f"{kind}.npy")
+        manifest["sha256"] |= {f"{split}/{kind}.npy": files.digest(root / split / f"{kind}.npy")
                                for kind in arrays}
     (root / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
 

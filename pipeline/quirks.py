@@ -9,9 +9,10 @@ what is reported (which epoch, which definition of a metric) are read off the cl
 
 import statistics
 
-from pipeline import caption, params, table
-from pipeline.metrics import METRICS
-from pipeline.problem import run
+from pipeline import table
+from pipeline.config import caption, params
+from pipeline.config.metrics import METRICS
+from pipeline.runtime.errors import run
 
 
 def main():

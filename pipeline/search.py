@@ -14,10 +14,11 @@ import pathlib
 import statistics
 import sys
 
-from pipeline import caption, params, table
-from pipeline.curve import text
-from pipeline.metrics import METRICS
-from pipeline.problem import Problem, run
+from pipeline import table
+from pipeline.config import caption, params
+from pipeline.config.metrics import METRICS
+from pipeline.loop.curve import text
+from pipeline.runtime.errors import UserError, run
 
 FOLDER = pathlib.Path("out/search")
 
@@ -25,7 +26,7 @@ FOLDER = pathlib.Path("out/search")
 def main(what="pick"):
     chosen = params.load()
     if what not in ("pick", "report"):
-        raise Problem(f"{what!r} is not pick or report")
+        raise UserError(f"{what!r} is not pick or report")
     (pick if what == "pick" else report)(chosen)
 
 

@@ -21,11 +21,11 @@ import sys
 
 import yaml
 
-from pipeline import caption, params
-from pipeline.caption import NETWORKS, RULES
-from pipeline.metrics import METRICS, delta_m
-from pipeline.problem import Problem, run
-from pipeline.schema import PAIR
+from pipeline.config import caption, params
+from pipeline.config.caption import NETWORKS, RULES
+from pipeline.config.metrics import METRICS, delta_m
+from pipeline.config.schema import PAIR
+from pipeline.runtime.errors import UserError, run
 
 OUT = pathlib.Path("out/tables")
 TABLES = {          # heading, suite, groups of rows behind STL
@@ -45,7 +45,7 @@ PROTOCOLS = {"official": "official protocol (per image and per batch, as the pap
 def main(name="table2"):
     chosen = params.load()
     if name not in TABLES:
-        raise Problem(f"{name!r} is no table; there are {', '.join(TABLES)}")
+        raise UserError(f"{name!r} is no table; there are {', '.join(TABLES)}")
     heading, suite, groups = TABLES[name]
     part = chosen.suite(suite)
     results = read_all(suite, groups)
@@ -56,7 +56,7 @@ def main(name="table2"):
                                      if model in listed[group][1]], chosen, part, results) for model in models}
     rows = [row for block in blocks.values() for row in block]
     if not any(row["runs"] for row in rows):
-        raise Problem(f"out/{suite}/metrics has none of the rows in {params.FILE}; run `make "
+        raise UserError(f"out/{suite}/metrics has none of the rows in {params.FILE}; run `make "
                       f"{'table-' * (not name.startswith('table'))}{name}`")
     cells = [cell for row in rows for cell in cells_of(row, paper(chosen, suite))]
     look = {(c["model"], c["method"], c["rule"], c["protocol"], c["metric"]): c for c in cells}
@@ -93,7 +93,7 @@ def read(file):
     try:
         return json.loads(file.read_text())
     except ValueError as mistake:
-        raise Problem(f"{file} is damaged ({mistake}); remove it and run the same make word again") from None
+        raise UserError(f"{file} is damaged ({mistake}); remove it and run the same make word again") from None
 
 
 def paper(chosen, suite):
@@ -102,7 +102,7 @@ def paper(chosen, suite):
     if not (data == "nyuv2" or data == "cityscapes" and sets.cityscapes.classes == 7
             or data == "svhn_omniglot" and sets.svhn_omniglot.digits == "svhn"):
         return {}
-    printed = yaml.safe_load((pathlib.Path(__file__).parent / "paper.yaml").read_text())[suite]
+    printed = yaml.safe_load((pathlib.Path(__file__).parent / "config/papers.yaml").read_text())[suite]
     hidden = "normal" if data == "nyuv2" and sets.nyuv2.normals == "derived" else None
     return {model: {method: {name: value for name, value in zip(printed["metrics"], values, strict=True)
                              if name == AVERAGE or METRICS[name].task != hidden} for method, values in methods.items()}
@@ -131,12 +131,12 @@ def merged(runs, rule, protocol):
 
 
 def beside_single(results, suite, model, row, tasks, seed, rule, protocol="official"):
-    """One run's {metric: number}, with its Delta_MTL over the single-task runs of the same seed; `Problem` if one is
+    """One run's {metric: number}, with its Delta_MTL over the single-task runs of the same seed; `UserError` if one is
     missing. results: `read_all` of the suite."""
     stems = [f"{model}-{name}-s{seed}" for name in (row, *tasks)]
     if missing := [stem for stem in stems if stem not in results]:
         word = "search-lambda" if suite == "search" else suite
-        raise Problem(f"out/{suite}/metrics has no {', '.join(missing)}; run `make {word}`")
+        raise UserError(f"out/{suite}/metrics has no {', '.join(missing)}; run `make {word}`")
     ours, single = merged([results[stems[0]]], rule, protocol), merged([results[s] for s in stems[1:]], rule, protocol)
     return {**ours, DELTA: delta_m(ours, single)}
 

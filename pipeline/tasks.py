@@ -28,8 +28,8 @@ from statistics import fmean
 import torch
 import torch.nn.functional as F
 
-from pipeline import distributed
-from pipeline.metrics import METRICS
+from pipeline.config.metrics import METRICS
+from pipeline.runtime import distributed
 
 FIXED = 2**24  # fixed point: units of 2^-24 metre, ratio or degree; a pixel is rounded by half a unit at most
 BOUND = 2**17  # a pixel's error counts as this at most; 0.5 / d* at Cityscapes' least d* = 1/65535 is < 2^16

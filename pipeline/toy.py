@@ -19,9 +19,10 @@ import time
 import torch
 import yaml
 
-from pipeline import balancers, checkpoint
-from pipeline.problem import Problem, run
-from pipeline.progress import Line
+from pipeline import balancers
+from pipeline.runtime import files
+from pipeline.runtime.errors import UserError, run
+from pipeline.runtime.progress import Line
 
 OUT = pathlib.Path("out/toy")
 STARTS = [[-8.5, 7.5], [0.0, 0.0], [9.0, 9.0], [-7.5, -0.5], [9.0, -1.0]]
@@ -130,15 +131,15 @@ def main():
     found = {name: gaps(points[-1]).tolist() for name, points in trajectories.items()}
     expected = yaml.safe_load((pathlib.Path(__file__).parent / "toy.yaml").read_text())
     apart, points = compared(found, expected)
-    checkpoint.write(OUT / "toy.json", (json.dumps({
+    files.write(OUT / "toy.json", (json.dumps({
         "preferences": PREFERENCES, "starts": STARTS, "steps": STEPS, "gaps": found, "apart": apart,
         "ends": {name: points[-1].tolist() for name, points in trajectories.items()}}, indent=1) + "\n").encode())
-    checkpoint.write(OUT / "toy.md", as_markdown(found).encode())
+    files.write(OUT / "toy.md", as_markdown(found).encode())
     draw(trajectories)
     print(as_markdown(found), *(f"not where expected: {line}" for line in apart),
           f"{points - len(apart)} of {points} end points are where expected; {OUT}/toy.json, .md, .png", sep="\n")
     if len(apart) > points / 10:
-        raise Problem(f"{len(apart)} of {points} end points are not where they should be: a balancer is wrong")
+        raise UserError(f"{len(apart)} of {points} end points are not where they should be: a balancer is wrong")
 
 
 def as_markdown(found):

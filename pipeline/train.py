@@ -23,15 +23,19 @@ import torch
 import yaml
 
 import kernels.dispatch
-from pipeline import balancers, checkpoint, compiled, data, device, distributed, objectives, params, teachers
-from pipeline.balance import Record
-from pipeline.curve import text
+from pipeline import balancers, data, objectives
+from pipeline.config import params
+from pipeline.config.metrics import METRICS, train_loss
+from pipeline.config.schema import DISTILLING
 from pipeline.data import augment
-from pipeline.measure import measure
-from pipeline.metrics import METRICS, train_loss
-from pipeline.problem import Problem, run
-from pipeline.progress import Line, clock
-from pipeline.schema import DISTILLING
+from pipeline.loop import checkpoint, compiled
+from pipeline.loop.curve import text
+from pipeline.loop.measure import measure
+from pipeline.loop.record import Record
+from pipeline.runtime import device, distributed, files
+from pipeline.runtime.errors import UserError, run
+from pipeline.runtime.progress import Line, clock
+from pipeline.teachers import networks
 
 
 def main(suite, stage, model_name, name, seed):
@@ -46,7 +50,7 @@ def main(suite, stage, model_name, name, seed):
 
     # -- what is trained: the same seed gives every method of a row the same first weights
     torch.manual_seed(row["seed"])
-    model = teachers.network(row, tasks, train.classes, where, begin=True)
+    model = networks.network(row, tasks, train.classes, where, begin=True)
     objective = objectives.load(row["method"]["objective"], row, model, train, where)
     balancer = balancer_of(row, where)
     torch.manual_seed(row["seed"])              # what training draws does not depend on what was built
@@ -83,8 +87,8 @@ def main(suite, stage, model_name, name, seed):
         line, begun, sums, broken = Line(f"{title} epoch {epoch + 1}/{training['epochs']}", steps), time.time(), 0, None
         record = Record(tasks)
         own = [distributed.share(batch) for batch in batches]
-        train.expect(own[0])
-        objective.expect(own[0])
+        train.prefetch(own[0])
+        objective.prefetch(own[0])
         for step, index in enumerate(own):
             for group in optimiser.param_groups:
                 group["lr"] = rate(epoch, step)
@@ -93,7 +97,7 @@ def main(suite, stage, model_name, name, seed):
             objective.progress = (epoch + step / steps) / training["epochs"]
             image, targets = train.batch(index)
             if step + 1 < steps:
-                train.expect(own[step + 1])
+                train.prefetch(own[step + 1])
             if training["augment"] != "none":
                 image, targets = augment.apply(image, targets, drawn[data.positions(index, where)],
                                                train.inverse_depth, switches["zoom_depth"], switches["crop_masks"])
@@ -140,16 +144,16 @@ def main(suite, stage, model_name, name, seed):
     folder = params.folder(suite, model_name, name, seed)
     states = {"last": copy(model), "train_loss": best["weights"]} | (
         {"last_batch": by_batch["weights"]} if by_batch else {})
-    checkpoint.write(folder / "weights.pt", checkpoint.pack(states))
-    checkpoint.write(folder / "curve.csv", text(curve).encode())
+    files.write(folder / "weights.pt", checkpoint.pack(states))
+    files.write(folder / "curve.csv", text(curve).encode())
     if stage != "teacher":
-        checkpoint.write(folder / "balance.csv", text(balance).encode())
-    checkpoint.write(folder / "run.yaml", yaml.safe_dump(row, sort_keys=False).encode())
+        files.write(folder / "balance.csv", text(balance).encode())
+    files.write(folder / "run.yaml", yaml.safe_dump(row, sort_keys=False).encode())
     cost = {"parameters": sum(p.numel() for p in model.parameters()), "steps": steps * training["epochs"],
             "seconds_per_step": seconds / (steps * training["epochs"]), "peak_memory_mb": memory,
             "backward_passes": balancers.passes(balancer, objective.terms), "device": device.describe(where),
             "stage": stage, "work": params.work(training, *train.size)}
-    checkpoint.write(folder / "cost.json", (json.dumps(cost, indent=1) + "\n").encode())
+    files.write(folder / "cost.json", (json.dumps(cost, indent=1) + "\n").encode())
     work.done()
 
 
@@ -159,7 +163,7 @@ def balancer_of(row, where):
         return balancers.load(method["balancer"], row["tasks"], seed=row["seed"], device=where,
                               model_lr=row["train"]["lr"], model_beta2=row["train"]["beta2"], **method["options"])
     except (TypeError, ValueError) as mistake:
-        raise Problem(f"`methods.{row['name']}.options`: {mistake}; `make params` checks all of them") from None
+        raise UserError(f"`methods.{row['name']}.options`: {mistake}; `make params` checks all of them") from None
 
 
 def epoch_of(split, row, epoch):
@@ -180,22 +184,23 @@ def epoch_of(split, row, epoch):
 
 
 def enough_for_all(batches, train, test, row):
-    """`Problem` where a process would be without an image."""
+    """`UserError` where a process would be without an image."""
     if not batches:
-        raise Problem(f"{len(train)} training images are less than a batch of {row['train']['batch']}; lower `batch` "
+        raise UserError(f"{len(train)} training images are less than a batch of {row['train']['batch']}; lower `batch` "
                       "of the protocol in force, or set `drop_last: false`")
     processes, smallest = distributed.size(), min(map(len, batches))
     if processes > 1 and train.domains:
-        raise Problem(f"NPROC is {processes}, but batches of {' and '.join(train.domains)} are not shared; set NPROC=1")
+        raise UserError(f"NPROC is {processes}, but batches of {' and '.join(train.domains)} are not shared; "
+                        "set NPROC=1")
     if processes > 1 and row["model"] == "adamt":
-        raise Problem(f"NPROC is {processes}, but the channels that AdaMT-Net drops at random, and its maps for each "
+        raise UserError(f"NPROC is {processes}, but the channels that AdaMT-Net drops at random, and its maps for each "
                       "place in a batch, are one process's; set NPROC=1")
     if smallest < processes:
-        raise Problem(f"{processes} processes share a batch of {smallest}; raise `batch` of the protocol in force"
+        raise UserError(f"{processes} processes share a batch of {smallest}; raise `batch` of the protocol in force"
                       f"{'' if row['switches']['drop_last'] else ', set `switches.drop_last: true`'}, or lower NPROC")
     judged = math.ceil(len(test) / row["switches"]["official_batch"])
     if judged < processes:
-        raise Problem(f"{processes} processes share {judged} batches of the test set; lower NPROC")
+        raise UserError(f"{processes} processes share {judged} batches of the test set; lower NPROC")
 
 
 def forward(model, image, precision, trunk=None):
@@ -217,7 +222,7 @@ def gradients(model, objective, balancer, index, image, targets, precision, trun
     objective.part = part
     losses, terms, watched = objective(index, image, predictions, features, targets)
     if following:
-        objective.expect(following)
+        objective.prefetch(following)
     return losses, terms, watched, *balancers.backward(balancer, model, losses, terms, features,
                                                            list(objective.nets.parameters()))
 
@@ -256,7 +261,7 @@ def teacher_digests(row):
     """Checksums of the teachers a student depends on; nothing where labels are all there is."""
     if row["method"]["objective"] not in DISTILLING:
         return []
-    return [checkpoint.digest(teachers.weights_file(row, task)) for task in row["tasks"]]
+    return [files.digest(networks.weights_file(row, task)) for task in row["tasks"]]
 
 
 def stop_if_broken(title, epoch, steps, names, broken, record, work):
@@ -264,8 +269,8 @@ def stop_if_broken(title, epoch, steps, names, broken, record, work):
     if step < steps:
         file = work.folder / "broken.json"
         found = {"run": title, "epoch": epoch + 1, "step": step + 1, "value": name, **record.broken(step)}
-        checkpoint.write(file, (json.dumps(found, indent=1) + "\n").encode())
-        raise Problem(f"{title}: {name} is not finite at epoch {epoch + 1}, step {step + 1} (its weights and "
+        files.write(file, (json.dumps(found, indent=1) + "\n").encode())
+        raise UserError(f"{title}: {name} is not finite at epoch {epoch + 1}, step {step + 1} (its weights and "
                       f"Gramian: {file}); lower the learning rate of the protocol in force. Finished epochs are kept; "
                       "a changed row starts anew")
 
@@ -274,7 +279,7 @@ def measured(title, model, split, row, where, objective):
     try:
         return measure(model, split, row["tasks"], row["switches"]["official_batch"], where, objective.judge)
     except FloatingPointError as mistake:
-        raise Problem(f"{title}: {mistake}; lower the learning rate of the protocol in force") from None
+        raise UserError(f"{title}: {mistake}; lower the learning rate of the protocol in force") from None
 
 
 def flat(metrics):

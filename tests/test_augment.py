@@ -4,9 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline import features, params, train
+from pipeline import features, train
+from pipeline.config import params
 from pipeline.data import augment
-from pipeline.problem import Problem
+from pipeline.runtime.errors import UserError
 
 HEIGHT, WIDTH = 48, 65
 
@@ -141,7 +142,7 @@ def test_cached_features_are_refused_and_live_teachers_are_not(copy, monkeypatch
         features.main("rooms", "segnet", task, "0")
     assert capsys.readouterr().out.count("not stored") == 3
     monkeypatch.setenv("FEATURES", "ram")
-    with pytest.raises(Problem, match="FEATURES is 'ram' and `augment` 'crop', but cached .* FEATURES=live or auto"):
+    with pytest.raises(UserError, match="FEATURES is 'ram' and `augment` 'crop', but cached .* FEATURES=live or auto"):
         train.main("rooms", "student", "segnet", "ours", "0")
     for place in ("auto", "live"):
         monkeypatch.setenv("FEATURES", place)

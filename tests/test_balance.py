@@ -6,8 +6,10 @@ import json
 import pytest
 import torch
 
-from pipeline import balance, balancers, params, train
-from pipeline.problem import Problem
+from pipeline import balancers, train
+from pipeline.config import params
+from pipeline.loop import record
+from pipeline.runtime.errors import UserError
 
 TASKS = ["a", "b", "c"]
 ROWS = torch.tensor([[4, -1, 0, 2], [-1, 3, 1, 0.5], [0.5, -2, 1.5, -1]], dtype=torch.float64)
@@ -15,7 +17,7 @@ ROWS = torch.tensor([[4, -1, 0, 2], [-1, 3, 1, 0.5], [0.5, -2, 1.5, -1]], dtype=
 
 def test_statistics_of_a_fixed_matrix():
     """Values of the released code's log on these gradients."""
-    found = {key: value.item() for key, value in balance.statistics(
+    found = {key: value.item() for key, value in record.statistics(
         TASKS, torch.ones(1, 3, dtype=torch.float64), (ROWS @ ROWS.T)[None]).items()}
     assert found == {key: pytest.approx(value, abs=2e-4) for key, value in {
         "norm_a": 21**0.5, "norm_b": 11.25**0.5, "norm_c": 7.5**0.5,
@@ -26,21 +28,21 @@ def test_statistics_of_a_fixed_matrix():
 
 
 def test_a_line_is_the_mean_over_the_steps_that_have_a_value():
-    record = balance.Record(TASKS)
+    seen = record.Record(TASKS)
     m = ROWS @ ROWS.T
-    record.add(torch.tensor([1.0, 2.0, 3.0]), m, torch.tensor(0.5))
-    record.add(torch.tensor([3.0, 2.0, 1.0]), None, None)
-    record.add(torch.tensor([2.0, 2.0, 2.0]), 4 * m, torch.tensor(1.5))
-    line = record.line()
+    seen.add(torch.tensor([1.0, 2.0, 3.0]), m, torch.tensor(0.5))
+    seen.add(torch.tensor([3.0, 2.0, 1.0]), None, None)
+    seen.add(torch.tensor([2.0, 2.0, 2.0]), 4 * m, torch.tensor(1.5))
+    line = seen.line()
     assert [line[f"weight_{task}"] for task in TASKS] == [2, 2, 2] and line["residual"] == 1
     assert line["norm_a"] == pytest.approx(1.5 * 21**0.5)
-    record.add(torch.ones(3), None, None)
-    assert list(record.line()) == ["weight_a", "weight_b", "weight_c"]
+    seen.add(torch.ones(3), None, None)
+    assert list(seen.line()) == ["weight_a", "weight_b", "weight_c"]
 
 
 def test_parallel_gradients_have_condition_one():
     m = torch.ones(1, 3, 3, dtype=torch.float64)
-    found = balance.statistics(TASKS, torch.ones(1, 3, dtype=torch.float64), m)
+    found = record.statistics(TASKS, torch.ones(1, 3, dtype=torch.float64), m)
     assert found["condition"].item() == pytest.approx(1) and found["conflict"].item() == 0
 
 
@@ -54,7 +56,7 @@ def test_a_broken_step_is_named_and_its_gramian_kept(copy, monkeypatch):
             m[1, 1] = torch.inf
         return m
     monkeypatch.setattr(balancers.kernels.dispatch, "gramian", breaks)
-    with pytest.raises(Problem, match=r"-s0: weight_depth is not finite at epoch 1, step 2 .*broken.json") as told:
+    with pytest.raises(UserError, match=r"-s0: weight_depth is not finite at epoch 1, step 2 .*broken.json") as told:
         train.main("rooms", "wide", "segnet", "cagrad", "0")
     file = next(word.rstrip(");") for word in str(told.value).split() if "broken.json" in word)
     kept = json.loads(open(file).read())

@@ -10,8 +10,9 @@ import torch
 
 import models
 from kernels import reference
-from pipeline import balancers, params, train
-from pipeline.curve import read
+from pipeline import balancers, train
+from pipeline.config import params
+from pipeline.loop.curve import read
 from pipeline.objectives import feature_distillation
 
 TASKS = ["one", "two", "three"]

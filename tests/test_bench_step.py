@@ -6,8 +6,10 @@ import re
 import pytest
 import torch
 
-from pipeline import bench_step, checkpoint, recipe, sources
-from pipeline.problem import Problem
+from pipeline.bench import recipe, step
+from pipeline.runtime import files
+from pipeline.runtime.errors import UserError
+from pipeline.teachers import sources
 
 WORDS = ("segnet", "batch=2", "size=32x64", "width=0.125", "rounds=1")
 
@@ -21,15 +23,15 @@ def small(monkeypatch):
 
 def test_every_variant_is_checked_timed_and_measured(capsys, monkeypatch):
     context = multiprocessing.get_context("forkserver")        # imports once for all: on a CPU that does no harm
-    context.set_forkserver_preload(["pipeline.bench_step"])
-    monkeypatch.setenv("PYTHONPATH", str(checkpoint.PROJECT))
-    monkeypatch.setattr(bench_step, "get_context", lambda _: context)
+    context.set_forkserver_preload(["pipeline.bench.step"])
+    monkeypatch.setenv("PYTHONPATH", str(files.PROJECT))
+    monkeypatch.setattr(step, "get_context", lambda _: context)
     with pytest.raises(SystemExit) as end:
-        bench_step.main(*WORDS)
+        step.main(*WORDS)
     out = capsys.readouterr().out
     assert end.value.code == 0 and "check: passed" in out
     rows = re.findall(r"^  (.+?) +([\d.]+) +([\d.]+) +([\d.]+)x +([\d.]+) +(-?[\d.]+)%$", out, re.M)
-    assert [row[0] for row in rows] == list(bench_step.VARIANTS[:-1])
+    assert [row[0] for row in rows] == list(step.VARIANTS[:-1])
     assert all(float(value) > 0 for row in rows for value in row[1:5])
     ratios = re.findall(r"^  (plain / cached|cached KD / uniform), .* ([\d.]+)x$", out, re.M)
     assert len(ratios) == 5 and all(float(value) > 0 for _, value in ratios)
@@ -42,24 +44,24 @@ def test_no_speed_comes_from_wrong_features(capsys, monkeypatch):
     def perturbed(*arguments):
         return {tap: (stored * 1.01, energy) for tap, (stored, energy) in right(*arguments).items()}
     monkeypatch.setattr(sources.Cached, "batch", perturbed)
-    monkeypatch.setattr(bench_step, "peaks", lambda names, *_: dict.fromkeys(names, 1.0))
+    monkeypatch.setattr(step, "peaks", lambda names, *_: dict.fromkeys(names, 1.0))
     with pytest.raises(SystemExit) as end:
-        bench_step.main(*WORDS)
+        step.main(*WORDS)
     out, err = capsys.readouterr()
     assert end.value.code == 1 and "speed" not in out and "of its step" not in out
     assert "check: cached, contiguous float32: the " in out and " is off by " in err
 
 
 def test_words():
-    assert bench_step.asked(()) == (["segnet", "mtan"], [2, 8], (288, 384), 1.0, 3, False)
-    assert bench_step.asked(("mtan", "batch=4", "batch=1", "size=96x128", "width=0.25", "rounds=5", "compiled")) == (
+    assert step.asked(()) == (["segnet", "mtan"], [2, 8], (288, 384), 1.0, 3, False)
+    assert step.asked(("mtan", "batch=4", "batch=1", "size=96x128", "width=0.25", "rounds=5", "compiled")) == (
         ["mtan"], [4, 1], (96, 128), 0.25, 5, True)
 
 
 @pytest.mark.parametrize("word", ["resnet", "batch=", "batch=0", "size=288", "width=-1", "segnet=1", "rounds"])
 def test_words_that_are_none(word):
-    with pytest.raises(Problem, match=f"'{re.escape(word)}' is not understood"):
-        bench_step.asked((word,))
+    with pytest.raises(UserError, match=f"'{re.escape(word)}' is not understood"):
+        step.asked((word,))
 
 
 def test_training_metrics_of_the_recipe():

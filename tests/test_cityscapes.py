@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pipeline.data import cityscapes, files, streets
-from pipeline.problem import Problem
+from pipeline.runtime.errors import UserError
 
 H, W = 8, 16
 STEMS = ["aachen/aachen_000000_000019", "aachen/aachen_000001_000019", "zurich/zurich_000010_000019"]
@@ -148,7 +148,7 @@ def test_mtans_arrays_are_read_in_any_float_dtype(mtan, dtype):
 def test_only_the_labels_in_use_have_to_be_there(mtan):
     (mtan / "train/label_7").rename(mtan / "elsewhere")
     read(mtan, "train/0")
-    with pytest.raises(Problem, match="train/label_7 cannot be listed"):
+    with pytest.raises(UserError, match="train/label_7 cannot be listed"):
         cityscapes.check({"root": str(mtan), "classes": 7}, COUNTS)
 
 
@@ -248,7 +248,7 @@ MTAN_FAULTS = {
 def test_check_finds_in_the_original(original, case):
     spoil, sentence = ORIGINAL_FAULTS[case]
     spoil(original)
-    with pytest.raises(Problem, match=re.escape(sentence.replace("ROOT", str(original)))):
+    with pytest.raises(UserError, match=re.escape(sentence.replace("ROOT", str(original)))):
         cityscapes.check({"root": str(original)}, COUNTS)
 
 
@@ -256,7 +256,7 @@ def test_check_finds_in_the_original(original, case):
 def test_check_finds_in_mtans_folders(mtan, case):
     spoil, sentence = MTAN_FAULTS[case]
     spoil(mtan)
-    with pytest.raises(Problem, match=re.escape(sentence.replace("ROOT", str(mtan)))):
+    with pytest.raises(UserError, match=re.escape(sentence.replace("ROOT", str(mtan)))):
         cityscapes.check({"root": str(mtan)}, COUNTS)
 
 
@@ -268,7 +268,7 @@ def test_read_refuses_a_value_of_mtans(mtan, kind, value, shown):
     array = mtan_arrays(1)[kind].astype(float)
     array[(2, 3, 0)[:array.ndim]] = value
     np.save(mtan / f"train/{kind}/1.npy", array)
-    with pytest.raises(Problem, match=re.escape(f"{mtan}/train/{kind}/1.npy holds {shown}") + r".* at \(2, 3"):
+    with pytest.raises(UserError, match=re.escape(f"{mtan}/train/{kind}/1.npy holds {shown}") + r".* at \(2, 3"):
         read(mtan, "train/1", (4, 8))
 
 
@@ -277,12 +277,12 @@ def test_read_refuses_an_id_outside_the_map_and_a_damaged_file(original):
         ids = arrays(1)["label"]
         ids[2, 3] = value
         path(original, "label").write_bytes(png(ids))
-        with pytest.raises(Problem, match=rf"_labelIds.png holds {value} at \(2, 3\), but label ids are 0..33"):
+        with pytest.raises(UserError, match=rf"_labelIds.png holds {value} at \(2, 3\), but label ids are 0..33"):
             read(original)
     path(original, "label").write_bytes(png(arrays(1)["label"]))
     whole = path(original, "image").read_bytes()
     path(original, "image").write_bytes(whole[:len(whole) // 2])
-    with pytest.raises(Problem, match="_leftImg8bit.png is damaged .*copy it again"):
+    with pytest.raises(UserError, match="_leftImg8bit.png is damaged .*copy it again"):
         read(original)
 
 
@@ -298,29 +298,29 @@ def test_read_refuses_an_id_outside_the_map_and_a_damaged_file(original):
     ({"layout": "mtan"}, "/train/image cannot be listed"),
 ])
 def test_a_bad_option_is_named_with_its_value(original, changed, sentence):
-    with pytest.raises(Problem, match=re.escape(sentence)):
+    with pytest.raises(UserError, match=re.escape(sentence)):
         cityscapes.ids("train", None, {"root": str(original), **changed})
 
 
 def test_the_layout_must_be_plain_and_mtans_unit_is_its_own(tmp_path, original, mtan):
-    with pytest.raises(Problem, match="holds both train/image .*set `datasets.cityscapes.layout`"):
+    with pytest.raises(UserError, match="holds both train/image .*set `datasets.cityscapes.layout`"):
         cityscapes.ids("train", None, {"root": str(original)})
     (tmp_path / "empty").mkdir()
-    with pytest.raises(Problem, match="holds neither train/image"):
+    with pytest.raises(UserError, match="holds neither train/image"):
         cityscapes.ids("train", None, {"root": str(tmp_path / "empty")})
-    with pytest.raises(Problem, match="disparity` is '.p-1./65536' but MTAN's arrays"):
+    with pytest.raises(UserError, match="disparity` is '.p-1./65536' but MTAN's arrays"):
         cityscapes.ids("train", None, {"root": str(mtan), "layout": "mtan", "disparity": "(p-1)/65536"})
 
 
 @pytest.mark.parametrize(("split", "folder", "count"), [("train", "train", 4), ("test", "val", 0)])
 def test_a_number_of_images_that_is_not_there_is_refused(original, split, folder, count):
     sentence = f"data.{split}` asks for {count} images but the `{folder}` folders of {original} hold 3: set a number"
-    with pytest.raises(Problem, match=re.escape(sentence)):
+    with pytest.raises(UserError, match=re.escape(sentence)):
         cityscapes.check({"root": str(original)}, COUNTS | {split: count})
 
 
 def test_another_aspect_ratio_is_refused(original):
-    with pytest.raises(Problem, match="is 8 x 16 .height x width. but .* asks for 8 x 12"):
+    with pytest.raises(UserError, match="is 8 x 16 .height x width. but .* asks for 8 x 12"):
         read(original, size=(8, 12))
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import models
-from pipeline import compiled
-from pipeline.problem import Problem
+from pipeline.loop import compiled
+from pipeline.runtime.errors import UserError
 
 IMAGE = torch.rand(2, 3, 32, 64).to(memory_format=torch.channels_last)
 
@@ -43,7 +43,7 @@ def test_graphs_need_a_gpu(model, monkeypatch, capsys):
 
 def test_unknown_word(model, monkeypatch):
     monkeypatch.setenv("COMPILE", "yes")
-    with pytest.raises(Problem, match="COMPILE is 'yes'; it can be off, on, graphs"):
+    with pytest.raises(UserError, match="COMPILE is 'yes'; it can be off, on, graphs"):
         compiled.trunk_of(model, IMAGE, "float32")
 
 

@@ -14,7 +14,7 @@ import yaml
 from conftest import ROOT, use_dvc
 
 from pipeline import parallel, plan
-from pipeline.problem import Problem
+from pipeline.runtime.errors import UserError
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 PACKAGES = ("pipeline", "models", "kernels")
@@ -29,7 +29,7 @@ LAYERS = [
     ["kernels.autograd", "pipeline.methods", "pipeline.caption"],
     [f"kernels.{way}" for way in ("cpu.feature_distance", "cpu.gramian", "cpu.combine", "gpu.feature_distance",
                                   "gpu.gramian", "gpu.min_norm", "gpu.combine")],
-    ["kernels", "pipeline.progress", "pipeline.device", "pipeline.checkpoint", "pipeline.params"],
+    ["kernels", "pipeline.progress", "pipeline.device", "pipeline.checkpoint", "pipeline.config.params"],
     ["models", "models.adaptor", "models.network", "kernels.compile", "kernels.bench", "pipeline.compiled"],
     ["models.segnet", "models.lenet", "models.resnet", "models.adamt", "models.transfer"],
     ["models.mtan"],
@@ -37,7 +37,7 @@ LAYERS = [
     ["pipeline.data.scenes", "pipeline.data.streets", "pipeline.data.nyuv2", "pipeline.data.cityscapes",
      "pipeline.data.glyphs", "pipeline.data.svhn_omniglot",
      "pipeline.teachers", "pipeline.measure"],
-    ["pipeline.sources", "pipeline.recipe", "pipeline.balance", "pipeline.balancers", "pipeline.objectives",
+    ["pipeline.sources", "pipeline.bench.recipe", "pipeline.balance", "pipeline.balancers", "pipeline.objectives",
      "pipeline.objectives.supervised"],
     ["pipeline.store", "pipeline.objectives.feature_losses", "pipeline.objectives.consistency_losses"],
     ["pipeline.objectives.feature_distillation", "pipeline.objectives.consistency",
@@ -50,13 +50,14 @@ LAYERS = [
      "pipeline.objectives.consistent_distillation"],
     ["pipeline.prepare", "pipeline.train", "pipeline.features", "pipeline.evaluate", "pipeline.table",
      "pipeline.toy", "pipeline.plan", "pipeline.figures"],
-    ["pipeline.parallel", "pipeline.bench_step", "pipeline.bench_store", "pipeline.bench_consistency",
+    ["pipeline.parallel", "pipeline.bench.step", "pipeline.bench.store", "pipeline.bench.consistency",
      "pipeline.search", "pipeline.quirks"],
 ]
 # Code that decides no number: messages, where and how things run and lie (beyond rounding), the check of params.yaml
 # (whose sections DVC tracks).
 NUMBERLESS = {"pipeline", "pipeline.ahead", "pipeline.distributed", "pipeline.compiled", "pipeline.problem",
-              "pipeline.progress", "pipeline.device", "pipeline.checkpoint", "pipeline.params", "pipeline.schema",
+               "pipeline.progress", "pipeline.device", "pipeline.checkpoint", "pipeline.config.params",
+               "pipeline.schema",
               "pipeline.methods", "pipeline.mistakes", "pipeline.objectives", "kernels", "kernels.dispatch",
               "kernels.cpu", "kernels.gpu", "models"}
 # What a stage imports by name at run time.
@@ -317,7 +318,7 @@ def test_several_at_a_time_leave_nothing_to_do_and_a_failing_branch_stops_only_i
             "depth: 1.0, normal", "depth: 4.0, normal"))
     try:
         monkeypatch.setenv("STUB_FAILS", "segnet-other-s0/weights.pt")
-        with pytest.raises(Problem, match="rooms@segnet-other-0 .see .work/logs/baseline-rooms@segnet-other-0.log"):
+        with pytest.raises(UserError, match="rooms@segnet-other-0 .see .work/logs/baseline-rooms@segnet-other-0.log"):
             parallel.main("3")
         assert "told to fail" in parallel.log_of("baseline-rooms@segnet-other-0").read_text()
         out = capsys.readouterr().out

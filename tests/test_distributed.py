@@ -13,8 +13,10 @@ import pytest
 import torch
 from conftest import ROOT, command
 
-from pipeline import distributed, params, train
-from pipeline.problem import Problem
+from pipeline import train
+from pipeline.config import params
+from pipeline.runtime import distributed
+from pipeline.runtime.errors import UserError
 
 # In float64, where two orders of summation do not part; leaves what every process's balancer saw.
 ROWS = """
@@ -175,7 +177,7 @@ def test_too_many_processes_are_refused_in_one_sentence(copy):
 @pytest.mark.parametrize("asked", ["0", "two", "-1"])
 def test_nproc_is_a_number(copy, monkeypatch, asked):
     monkeypatch.setenv("NPROC", asked)
-    with pytest.raises(Problem, match=f"NPROC is '{asked}'"):
+    with pytest.raises(UserError, match=f"NPROC is '{asked}'"):
         train.main(*STUDENT[1:])
 
 

@@ -11,11 +11,13 @@ import torch.nn.functional as F
 from conftest import ROOT, enter, run_all, smoke
 
 from kernels.packing import normalise
-from pipeline import data, distributed, figures, objectives, params, plan, prepare, table, train
+from pipeline import data, figures, objectives, plan, prepare, table, train
 from pipeline import tasks as judged
-from pipeline import teachers as taught
-from pipeline.curve import read
-from pipeline.problem import Problem
+from pipeline.config import params
+from pipeline.loop.curve import read
+from pipeline.runtime import distributed
+from pipeline.runtime.errors import UserError
+from pipeline.teachers import networks as taught
 
 TASKS = ("digits", "characters")
 CPU = torch.device("cpu")
@@ -86,7 +88,7 @@ def test_images_are_normalised_by_their_own_domain(domains):
 def test_several_processes_are_refused(domains, monkeypatch):
     split, test, row = *(data.Split("domains", name, CPU) for name in ("train", "test")), row_of()
     monkeypatch.setattr(distributed, "size", lambda: 2)
-    with pytest.raises(Problem, match="NPROC is 2, but batches of digits and characters are not shared; set NPROC=1"):
+    with pytest.raises(UserError, match="NPROC is 2, but batches of digits and characters are not shared; set NPROC=1"):
         train.enough_for_all(train.epoch_of(split, row, 0), split, test, row)
 
 
@@ -156,7 +158,7 @@ def test_a_distance_is_over_the_tasks_own_images(domains, monkeypatch, kernels):
     objective = objectives.load("feature_distillation", row, model, split, CPU)
     index = train.epoch_of(split, row, 0)[0]
     image, targets = split.batch(index)
-    objective.expect(index)
+    objective.prefetch(index)
     predictions, maps = model(image)
     losses, terms, watched = objective(index, image, predictions, maps, targets)
     total = 0.0

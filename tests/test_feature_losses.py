@@ -8,10 +8,11 @@ import torch
 from kernels import feature_distance
 from kernels.packing import normalise
 from models.adaptor import Adaptor
-from pipeline import params, train
-from pipeline.curve import read
+from pipeline import train
+from pipeline.config import params
+from pipeline.loop.curve import read
 from pipeline.objectives import feature_distillation, feature_losses
-from pipeline.problem import Problem
+from pipeline.runtime.errors import UserError
 
 KINDS = ("l1", "cosine", "cka")
 
@@ -117,7 +118,7 @@ def test_bfloat16_runs_too(copy, changes):
 
 def test_cka_of_several_processes_is_refused(copy, monkeypatch):
     monkeypatch.setattr(feature_distillation.distributed, "size", lambda: 2)
-    with pytest.raises(Problem, match="`loss: cka` is of a whole batch.*NPROC=1"):
+    with pytest.raises(UserError, match="`loss: cka` is of a whole batch.*NPROC=1"):
         student(loss="cka")
 
 

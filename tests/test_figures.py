@@ -4,9 +4,10 @@ import pathlib
 
 import pytest
 
-from pipeline import figures, params
-from pipeline.curve import read
-from pipeline.problem import Problem
+from pipeline import figures
+from pipeline.config import params
+from pipeline.loop.curve import read
+from pipeline.runtime.errors import UserError
 
 
 def test_both_files_are_drawn_from_the_curve(copy, capsys):
@@ -35,6 +36,6 @@ def test_names_stand_apart_and_carry_the_last_values(copy, monkeypatch):
 
 
 def test_a_student_that_has_not_run_is_a_sentence(folder):
-    with pytest.raises(Problem, match="out/rooms/runs/segnet-ours-s0 has no readable .*"
+    with pytest.raises(UserError, match="out/rooms/runs/segnet-ours-s0 has no readable .*"
                        "dvc repro student-rooms@segnet-ours-0"):
         figures.main("rooms", "segnet", "ours", "0")

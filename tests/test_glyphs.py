@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.data import glyphs, pair
-from pipeline.problem import Problem
+from pipeline.runtime.errors import UserError
 
 OPTIONS = {"seed": 0, "alphabet": 100}          # the default
 SIZES = [(32, 32), (28, 28), (33, 47)]
@@ -123,7 +123,7 @@ def test_neither_colour_nor_brightness_gives_a_digit_away(train, test):
                                         ("alphabet", "latin")])
 def test_a_bad_option_is_named_with_its_value(key, value):
     for call in (lambda: samples("train", 1, 1, **{key: value}), lambda: glyphs.classes({key: value})):
-        with pytest.raises(Problem, match=f"datasets.glyphs.{key}` is {value!r}"):
+        with pytest.raises(UserError, match=f"datasets.glyphs.{key}` is {value!r}"):
             call()
 
 
@@ -136,12 +136,12 @@ def test_a_bad_option_is_named_with_its_value(key, value):
     (400, "data.train is 400: give"),
 ])  # fmt: skip
 def test_a_count_that_is_not_there_is_refused(count, sentence):
-    with pytest.raises(Problem, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         glyphs.ids("train", count, OPTIONS)
 
 
 def test_an_unknown_option_and_a_tiny_size_are_refused():
-    with pytest.raises(Problem, match="datasets.glyphs.noise` is not an option; the options are seed, alphabet"):
+    with pytest.raises(UserError, match="datasets.glyphs.noise` is not an option; the options are seed, alphabet"):
         glyphs.ids("train", {"digits": 1, "characters": 1}, {"noise": 0})
-    with pytest.raises(Problem, match=r"at least 16 pixels a side; found \[32, 15\]"):
+    with pytest.raises(UserError, match=r"at least 16 pixels a side; found \[32, 15\]"):
         samples("train", 1, 1, (32, 15))

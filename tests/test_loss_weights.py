@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from pipeline import balancers, params
+from pipeline import balancers
+from pipeline.config import params
 
 METHODS = [name for name in params.BALANCERS
            if name not in params.ALIASES and balancers.method(name).needs == "losses"]

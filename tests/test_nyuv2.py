@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.data import files, nyuv2
-from pipeline.problem import Problem
+from pipeline.runtime.errors import UserError
 
 H, W, N = 12, 16, 3
 COUNTS = {"train": None, "test": None}
@@ -152,7 +152,7 @@ def test_resize_averages_images_over_pixels_that_plain_bilinear_would_skip(root)
 
 def test_resize_refuses_another_aspect_ratio(root):
     read(root, (59, 80))  # 1.7 % off
-    with pytest.raises(Problem, match="12 x 16 .height x width. but protocols.<name>.<suite>.data asks for 12 x 17"):
+    with pytest.raises(UserError, match="12 x 16 .height x width. but protocols.<name>.<suite>.data asks for 12 x 17"):
         read(root, (12, 17))
 
 
@@ -164,7 +164,7 @@ def test_check_passes_a_sound_folder_without_reading_values(root):
 
 @pytest.mark.parametrize("missing", ["", "no/such/folder"])
 def test_check_names_the_key_of_a_missing_root(missing):
-    with pytest.raises(Problem, match=f"datasets.nyuv2.root is '{missing}'.*`data: scenes`, which needs no"):
+    with pytest.raises(UserError, match=f"datasets.nyuv2.root is '{missing}'.*`data: scenes`, which needs no"):
         nyuv2.check(options(missing), COUNTS)
 
 
@@ -186,14 +186,14 @@ def test_check_finds_in_the_folders(root, case):
     renames, sentence = LAYOUT[case]
     for old, new in renames.items():
         (root / old).rename(root / new)
-    with pytest.raises(Problem, match=re.escape(sentence.replace("ROOT", str(root)))):
+    with pytest.raises(UserError, match=re.escape(sentence.replace("ROOT", str(root)))):
         nyuv2.check(options(root), COUNTS)
 
 
 def test_check_finds_a_dangling_link(root):
     (root / "val/depth/1.npy").unlink()
     (root / "val/depth/1.npy").symlink_to("nowhere")
-    with pytest.raises(Problem, match="val/depth/1.npy cannot be read .No such file or directory."):
+    with pytest.raises(UserError, match="val/depth/1.npy cannot be read .No such file or directory."):
         nyuv2.check(options(root), COUNTS)
 
 
@@ -228,16 +228,16 @@ def test_check_and_read_find_in_a_file(root, case):
     kind, content, sentence = FILES[case]
     replace(root, **{kind: content})
     sentence = f"ROOT/train/{kind}/1.npy {sentence}".replace("ROOT", str(root))
-    with pytest.raises(Problem, match=re.escape(sentence)):
+    with pytest.raises(UserError, match=re.escape(sentence)):
         nyuv2.check(options(root), COUNTS)
-    with pytest.raises(Problem, match=re.escape(sentence)):
+    with pytest.raises(UserError, match=re.escape(sentence)):
         read(root)
 
 
 @pytest.mark.parametrize(("split", "folder", "count"), [("train", "train", 4), ("test", "val", 0)])
 def test_check_refuses_a_number_of_images_that_is_not_there(root, split, folder, count):
     sentence = f"protocols.<name>.<suite>.data.{split} asks for {count} images but {root}/{folder} holds 3: set"
-    with pytest.raises(Problem, match=re.escape(sentence)):
+    with pytest.raises(UserError, match=re.escape(sentence)):
         nyuv2.check(options(root), COUNTS | {split: count})
 
 
@@ -256,7 +256,7 @@ def test_read_refuses_the_value(root, kind, value, shown, remedy):
     array[(3, 4, 0)[:array.ndim]] = value
     replace(root, **{kind: array})
     sentence = re.escape(f"{root}/train/{kind}/1.npy holds {shown} at (3, 4") + f".*{remedy}"
-    with pytest.raises(Problem, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         read(root, (6, 8))
 
 

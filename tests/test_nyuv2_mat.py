@@ -9,7 +9,7 @@ import pytest
 
 from pipeline import data, prepare
 from pipeline.data import nyuv2, nyuv2_mat
-from pipeline.problem import Problem
+from pipeline.runtime.errors import UserError
 
 COUNTS = {"train": None, "test": None}
 FRAME = 480, 640
@@ -116,7 +116,7 @@ def test_splits_count_from_one_and_keep_their_order(root):
         for i in (0, total - 1):
             label = nyuv2.read(split, f"{split}/{i}", (144, 192), options(root))["label"]
             assert (label == nyuv2_mat.CLASS13[MAP40[i]]).all()
-    with pytest.raises(Problem, match="data.test asks for 655 images but .*splits.mat holds 654"):
+    with pytest.raises(UserError, match="data.test asks for 655 images but .*splits.mat holds 654"):
         nyuv2.check(options(root), {"test": 655})
 
 
@@ -166,7 +166,7 @@ def test_prepare_takes_the_files(folder):
 
 
 def test_window_of_another_ratio_is_refused(root):
-    with pytest.raises(Problem, match="`crop: toolbox` is 427 x 561 .height x width. but .* asks for 32 x 64"):
+    with pytest.raises(UserError, match="`crop: toolbox` is 427 x 561 .height x width. but .* asks for 32 x 64"):
         nyuv2.read("train", "train/0", (32, 64), options(root))
 
 
@@ -243,7 +243,7 @@ FAULTS = {  # id: (the file, what is broken, the sentence behind the file's path
 def test_check_finds(root, case):
     file, broken, sentence = FAULTS[case]
     broken(root)
-    with pytest.raises(Problem, match=re.escape(str(root / file)) + sentence) as caught:
+    with pytest.raises(UserError, match=re.escape(str(root / file)) + sentence) as caught:
         nyuv2.check(options(root), COUNTS)
     assert AGAIN[file] in str(caught.value) and "\n" not in str(caught.value)
 
@@ -257,7 +257,7 @@ def test_read_refuses_the_value(root, variable, value, rule):
     array[60, 70] = value
     labeled(root, {(variable, frame): array})
     sentence = re.escape(f"{root / LABELED}: {variable}(61, 71, {frame}) is {value:g}, but {rule}")
-    with pytest.raises(Problem, match=f"{sentence}.*{AGAIN[LABELED]}"):
+    with pytest.raises(UserError, match=f"{sentence}.*{AGAIN[LABELED]}"):
         nyuv2.read("train", "train/4", (144, 192), options(root))
 
 
@@ -267,7 +267,7 @@ def test_read_of_a_damaged_frame_is_a_sentence(root):
     middle = len(content) // 2
     content[middle:middle + 1000] = bytes(1000)
     (root / LABELED).write_bytes(content)
-    with pytest.raises(Problem, match="is damaged or cut short"):
+    with pytest.raises(UserError, match="is damaged or cut short"):
         nyuv2.read("train", "train/0", (144, 192), options(root))
 
 
@@ -277,5 +277,5 @@ def test_a_missing_package_is_a_sentence(tmp_path, monkeypatch, package):
         labeled(tmp_path, {})
     for name in [name for name in sys.modules if name.split(".")[0] == package]:
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(Problem, match=rf"needs {package}, which is not installed: run `.*pip install -e '.\[mat\]'`"):
+    with pytest.raises(UserError, match=rf"needs {package}, which is not installed: run `.*pip install -e '.\[mat\]'`"):
         nyuv2.check(options(tmp_path), COUNTS)

@@ -4,8 +4,8 @@ import pytest
 import yaml
 from conftest import command
 
-from pipeline import params
-from pipeline.problem import Problem
+from pipeline.config import params
+from pipeline.runtime.errors import UserError
 
 LAPTOP = "protocols.laptop.rooms.train.segnet."
 # edit of the shipped file -> words the sentence must hold
@@ -90,7 +90,7 @@ def test_mistake_is_a_sentence(case, folder, params_text):
     (old, new), words = MISTAKES[case]
     assert old in params_text
     (folder / "params.yaml").write_text(params_text.replace(old, new, 1))
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(UserError) as caught:
         params.load()
     sentence = str(caught.value)
     assert "\n" not in sentence
@@ -132,7 +132,7 @@ def test_every_protocol_and_both_data_sets_of_a_suite_are_one_word_away(folder, 
 
 def test_command_line_says_one_line_and_exits_2(folder, params_text):
     (folder / "params.yaml").write_text(params_text.replace("        epochs: 11", "        epoks: 11"))
-    for words in (["pipeline.params"], ["pipeline.prepare", "rooms"], ["pipeline.table"]):
+    for words in (["pipeline.config.params"], ["pipeline.prepare", "rooms"], ["pipeline.table"]):
         done = command(*words, cwd=folder)
         assert done.returncode == 2
         assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: params.yaml: unknown key")
@@ -170,7 +170,7 @@ def test_options_of_balancers_are_checked_before_work(case, folder, params_text)
     old, new, words = OPTIONS[case]
     assert old in params_text
     (folder / "params.yaml").write_text(params_text.replace(old, new, 1))
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(UserError) as caught:
         params.check_options(params.load())
     sentence = str(caught.value)
     assert "\n" not in sentence and all(word in sentence for word in words), sentence
@@ -186,22 +186,22 @@ def test_released_names_of_balancers_are_understood(folder, params_text):
 
 def test_wide_rows_are_not_those_of_table_2(folder, params_text):
     (folder / "params.yaml").write_text(params_text.replace("  rows: [si,", "  rows: [uniform,"))
-    with pytest.raises(Problem, match="`suites.rooms.wide.rows` has 'uniform', which `suites.rooms.baselines`"):
+    with pytest.raises(UserError, match="`suites.rooms.wide.rows` has 'uniform', which `suites.rooms.baselines`"):
         params.load()
     (folder / "params.yaml").write_text(params_text.replace(
         "      models: [segnet]\n      rows", "      models: [mtann]\n      rows"))
-    with pytest.raises(Problem, match="`wide.models` has 'mtann'"):
+    with pytest.raises(UserError, match="`wide.models` has 'mtann'"):
         params.load()
 
 
 def test_missing_file(folder):
     (folder / "params.yaml").unlink()
-    with pytest.raises(Problem, match="params.yaml is not here"):
+    with pytest.raises(UserError, match="params.yaml is not here"):
         params.load()
 
 
 def test_resolve_names_what_exists(folder):
-    with pytest.raises(Problem, match="'seman' is not among semantic, depth, normal.*did you mean `semantic`"):
+    with pytest.raises(UserError, match="'seman' is not among semantic, depth, normal.*did you mean `semantic`"):
         params.load().resolve("rooms", "teacher", "segnet", "seman", "0")
-    with pytest.raises(Problem, match="seeds in params.yaml"):
+    with pytest.raises(UserError, match="seeds in params.yaml"):
         params.load().resolve("rooms", "teacher", "segnet", "semantic", "7")

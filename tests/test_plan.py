@@ -5,7 +5,8 @@ import pathlib
 
 import pytest
 
-from pipeline import params, plan
+from pipeline import plan
+from pipeline.config import params
 
 
 def change(**pairs):

@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline import params, tasks, train
-from pipeline.metrics import train_loss
+from pipeline import tasks, train
+from pipeline.config import params
+from pipeline.config.metrics import train_loss
 from pipeline.objectives import supervised
 
 

@@ -11,7 +11,7 @@ import torch
 
 from pipeline import data, prepare
 from pipeline.data import nyuv2, scenes
-from pipeline.problem import Problem
+from pipeline.runtime.errors import UserError
 
 CPU = torch.device("cpu")
 H, W = 32, 64
@@ -102,7 +102,7 @@ def test_broken_data_are_a_sentence_before_work(folder, case):
     root = use_nyuv2(folder / "data/nyuv2")
     breaking, words = BROKEN[case]
     breaking(root)
-    with pytest.raises(Problem, match=words):
+    with pytest.raises(UserError, match=words):
         prepare.main("rooms")
     assert not data.folder("rooms").exists()
 
@@ -112,13 +112,13 @@ def test_other_proportions_are_refused(folder):
     for split in ("train", "val"):
         for path in (root / split).rglob("*.npy"):
             np.save(path, np.concatenate([np.load(path)] * 2, axis=0))
-    with pytest.raises(Problem, match="height"):
+    with pytest.raises(UserError, match="height"):
         prepare.main("rooms")
 
 
 def test_small_disk_is_told_before_work(folder, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 1))
-    with pytest.raises(Problem, match=r"need 294,912 bytes but the disk has 1 free; make room .* `protocols.smoke"):
+    with pytest.raises(UserError, match=r"need 294,912 bytes but the disk has 1 free; make room .* `protocols.smoke"):
         prepare.main("rooms")
 
 

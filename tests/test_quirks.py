@@ -3,7 +3,10 @@
 import torch
 
 from models.adaptor import Adaptor
-from pipeline import checkpoint, data, objectives, params, sources, teachers, train
+from pipeline import data, objectives, train
+from pipeline.config import params
+from pipeline.loop import checkpoint
+from pipeline.teachers import networks, sources
 
 CPU = torch.device("cpu")
 STEP = {"lr": 1e-4, "schedule": "step", "step_every": 100, "step_factor": 0.5, "epochs": 200}
@@ -75,9 +78,9 @@ def test_another_epoch_of_the_teachers_runs_live_in_eval_mode(copy):
     open("params.yaml", "w").write(text.replace("students: [ours]", "students: [ours, quirk-teacher]", 1))
     row = params.load().resolve("rooms", "student", "segnet", "quirk-teacher", "0")
     split = data.Split("rooms", "train", CPU)
-    model = teachers.network(row, row["tasks"], split.classes, CPU)
+    model = networks.network(row, row["tasks"], split.classes, CPU)
     objective = objectives.load("feature_distillation", row, model, split, CPU)
     for task, source in objective.sources.items():
-        state = checkpoint.read_weights(teachers.weights_file(row, task), "")["last_batch"]
+        state = checkpoint.read_weights(networks.weights_file(row, task), "")["last_batch"]
         assert isinstance(source, sources.Live) and not source.network.training
         assert all(torch.equal(value, state[key]) for key, value in source.network.state_dict().items())

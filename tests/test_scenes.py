@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.data import scenes
-from pipeline.problem import Problem
+from pipeline.runtime.errors import UserError
 
 OPTIONS = {"seed": 7, "noise": 0.03, "holes": 0.08}
 SIZES = [(96, 128), (65, 91), (33, 47)]
@@ -148,12 +148,12 @@ def test_one_name_is_one_room_at_every_size(index):
                                         ("noise", float("nan")), ("seed", -1), ("seed", 1.5), ("seed", True)])
 def test_a_bad_option_is_named_with_its_value(key, value):
     for call in (lambda options: scenes.ids("train", 1, options), lambda options: sample(**options)):
-        with pytest.raises(Problem, match=f"datasets.scenes.{key}.*{value!r}"):
+        with pytest.raises(UserError, match=f"datasets.scenes.{key}.*{value!r}"):
             call({key: value})
 
 
 def test_an_unknown_option_and_a_tiny_size_are_refused():
-    with pytest.raises(Problem, match="datasets.scenes.hole`"):
+    with pytest.raises(UserError, match="datasets.scenes.hole`"):
         scenes.ids("train", 1, {"hole": 0.1})
-    with pytest.raises(Problem, match="datasets.scenes.size.*31"):
+    with pytest.raises(UserError, match="datasets.scenes.size.*31"):
         sample(size=(96, 31))

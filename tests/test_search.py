@@ -8,10 +8,11 @@ import pytest
 import torch
 import yaml
 
-from pipeline import data, params, prepare, quirks, search
-from pipeline.caption import RULES
-from pipeline.metrics import METRICS
-from pipeline.problem import Problem
+from pipeline import data, prepare, quirks, search
+from pipeline.config import params
+from pipeline.config.caption import RULES
+from pipeline.config.metrics import METRICS
+from pipeline.runtime.errors import UserError
 
 TRIALS = ["1-1", "4-4", "10-10"]
 
@@ -112,11 +113,11 @@ def test_the_report_has_the_trace_and_both_rows(folder):
 
 
 def test_what_is_missing_is_named(folder):
-    with pytest.raises(Problem, match="out/search/lambda.json names no lambda of lenet .*make search-lambda"):
+    with pytest.raises(UserError, match="out/search/lambda.json names no lambda of lenet .*make search-lambda"):
         params.load().resolve("domains", "searched", "lenet", "searched", "0")
     tried([{0: 70.0}, {0: 90.0}, {0: 80.0}])
     pathlib.Path("out/search/metrics/student/lenet-4-4-s0.json").unlink()
-    with pytest.raises(Problem, match="no lenet-4-4-s0; run `make search-lambda`"):
+    with pytest.raises(UserError, match="no lenet-4-4-s0; run `make search-lambda`"):
         search.main("pick")
 
 
@@ -128,7 +129,7 @@ def test_what_is_missing_is_named(folder):
     ("models", ["segnet"], "`search.models` has 'segnet'"), ("hold_out", 1.0, "search.hold_out")])
 def test_mistakes_in_the_search_are_sentences(folder, key, value, words):
     change(search={key: value})
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(UserError) as caught:
         params.load()
     assert words in str(caught.value)
 
@@ -136,7 +137,7 @@ def test_mistakes_in_the_search_are_sentences(folder, key, value, words):
 def test_a_domain_that_would_be_held_out_whole_is_a_sentence(folder):
     change(search={"hold_out": 0.95})
     prepare.main("domains")
-    with pytest.raises(Problem, match="`search.hold_out` is 0.95, which leaves none of 12 images"):
+    with pytest.raises(UserError, match="`search.hold_out` is 0.95, which leaves none of 12 images"):
         prepare.main("search")
     assert not data.folder("search").exists()
 
@@ -166,5 +167,5 @@ def test_quirks_are_differences_from_the_clean_row_of_the_same_seed(folder):
     text = pathlib.Path("out/tables/quirks.md").read_text()
     assert "| Ours, clean " in text and "+2.00 ± 1.41" in text and "rendered rooms" in text
     pathlib.Path("out/quirks/metrics/student/segnet-ours-s1.json").unlink()
-    with pytest.raises(Problem, match="no segnet-ours-s1.*make quirks"):
+    with pytest.raises(UserError, match="no segnet-ours-s1.*make quirks"):
         quirks.main()

@@ -6,8 +6,9 @@ import importlib
 import pytest
 import torch
 
-from pipeline import balancers, params
+from pipeline import balancers
 from pipeline.balancers import cagrad, pcgrad, upgrad
+from pipeline.config import params
 
 METHODS = [name for name in params.BALANCERS if name not in params.ALIASES]
 GRAMIAN = [name for name in METHODS if balancers.method(name).needs in ("gramian", "features") and name != "graddrop"

@@ -7,7 +7,8 @@ import yaml
 from conftest import ROOT, use_dvc
 from test_dag import STAGES, SUITES
 
-from pipeline import params, plan
+from pipeline import plan
+from pipeline.config import params
 
 
 def test_stages_of_all_suites_are_those_of_rooms():

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from kernels import unpack
-from pipeline import data, features, params, sources, store, teachers, train
-from pipeline.problem import Problem
+from pipeline import data, features, train
+from pipeline.config import params
+from pipeline.runtime.errors import UserError
+from pipeline.teachers import networks, sources, store
 
 CPU = torch.device("cpu")
 
@@ -87,9 +89,9 @@ def test_identity_changes_with_what_decides_the_features(row):
 
 
 def test_changed_teacher_is_refused(row):
-    path = teachers.weights_file(row, "semantic")
-    shutil.copy(teachers.weights_file(row, "depth"), path)
-    with pytest.raises(Problem, match="semantic.json is stale.*dvc repro features-rooms@segnet-semantic-0"):
+    path = networks.weights_file(row, "semantic")
+    shutil.copy(networks.weights_file(row, "depth"), path)
+    with pytest.raises(UserError, match="semantic.json is stale.*dvc repro features-rooms@segnet-semantic-0"):
         source(row)
 
 
@@ -108,27 +110,27 @@ def test_damaged_shard_is_named(row, monkeypatch, place):
     array = np.load(path, mmap_mode="r+")
     array[5, 3, 2] += 0.5
     array.flush()
-    with pytest.raises(Problem, match=r"last.npy is damaged \(checksum of image train-00005\); remove"):
+    with pytest.raises(UserError, match=r"last.npy is damaged \(checksum of image train-00005\); remove"):
         batch(row, monkeypatch, place)
 
 
 def test_truncated_shard_is_named(row):
     path = store.BULK / store.identity(row, "semantic") / "last.npy"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(Problem, match="last.npy is damaged"):
+    with pytest.raises(UserError, match="last.npy is damaged"):
         source(row)
 
 
 def test_missing_manifest_is_named(row):
     store.manifest_file(row, "semantic").unlink()
-    with pytest.raises(Problem, match="semantic.json is missing or damaged; run `dvc .* features-rooms@segnet-sem"):
+    with pytest.raises(UserError, match="semantic.json is missing or damaged; run `dvc .* features-rooms@segnet-sem"):
         source(row)
 
 
 def test_small_disk_is_told_before_work(row, monkeypatch):
     shutil.rmtree(store.BULK)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 1))
-    with pytest.raises(Problem, match=r"features need [\d,]+ bytes but .* has 1 free"):
+    with pytest.raises(UserError, match=r"features need [\d,]+ bytes but .* has 1 free"):
         features.main("rooms", "segnet", "semantic", "0")
     assert not store.BULK.exists()
 
@@ -150,14 +152,14 @@ def test_parity_gate_refuses_other_features(row, monkeypatch):
         return {tap: array[:, ::-1].copy() for tap, array in stored.items()}, energies
 
     monkeypatch.setattr(store, "encode", wrong)
-    with pytest.raises(Problem, match="differ from the live teacher's"):
+    with pytest.raises(UserError, match="differ from the live teacher's"):
         features.main("rooms", "segnet", "semantic", "0")
 
 
 def test_unknown_place(row, monkeypatch):
     monkeypatch.setenv("FEATURES", "cloud")
-    with pytest.raises(Problem, match="FEATURES is 'cloud'"):
+    with pytest.raises(UserError, match="FEATURES is 'cloud'"):
         source(row)
     monkeypatch.setenv("FEATURES", "gpu")
-    with pytest.raises(Problem, match="DEVICE=cuda"):
+    with pytest.raises(UserError, match="DEVICE=cuda"):
         source(row)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.data import raycast, streets
-from pipeline.problem import Problem
+from pipeline.runtime.errors import UserError
 
 OPTIONS = {"seed": 7, "noise": 0.03, "holes": 0.15, "classes": 19}
 SIZE, N = (64, 128), 48
@@ -176,12 +176,12 @@ def test_colour_and_place_give_more_than_place_alone(many):
                                         ("seed", True), ("classes", 8), ("classes", "19")])
 def test_a_bad_option_is_named_with_its_value(key, value):
     for call in (lambda options: streets.ids("train", 1, options), lambda options: sample(**options)):
-        with pytest.raises(Problem, match=f"datasets.streets.{key}.*{value!r}"):
+        with pytest.raises(UserError, match=f"datasets.streets.{key}.*{value!r}"):
             call({key: value})
 
 
 def test_an_unknown_option_and_a_tiny_size_are_refused():
-    with pytest.raises(Problem, match="datasets.streets.hole`"):
+    with pytest.raises(UserError, match="datasets.streets.hole`"):
         streets.ids("train", 1, {"hole": 0.1})
-    with pytest.raises(Problem, match="datasets.streets.size.*31"):
+    with pytest.raises(UserError, match="datasets.streets.size.*31"):
         sample(size=(64, 31))

@@ -5,8 +5,9 @@ import pathlib
 
 import pytest
 
-from pipeline import data, evaluate, features, params, prepare, table, train
-from pipeline.curve import read
+from pipeline import data, evaluate, features, prepare, table, train
+from pipeline.config import params
+from pipeline.loop.curve import read
 
 
 @pytest.mark.parametrize("classes", [7, 19])

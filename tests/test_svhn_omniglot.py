@@ -12,7 +12,7 @@ import PIL.Image
 import pytest
 
 from pipeline.data import pair, svhn_omniglot
-from pipeline.problem import Problem
+from pipeline.runtime.errors import UserError
 
 io = pytest.importorskip("scipy.io", reason="scipy, which writes .mat files for these tests, is not there")
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared/data"
@@ -69,7 +69,7 @@ def options(root, **changed):
 
 
 def refuses(root, sentence, **changed):
-    with pytest.raises(Problem, match=re.escape(sentence.replace("ROOT", str(root)))):
+    with pytest.raises(UserError, match=re.escape(sentence.replace("ROOT", str(root)))):
         svhn_omniglot.check(options(root, **changed), {"train": ALL, "test": ALL})
 
 
@@ -207,7 +207,7 @@ def test_a_mat_cut_anywhere_or_damaged_is_refused(root, compressed):
     assert len(whole) > 30_000
     for length in (0, 127, 128, 131, 140, 1000, len(whole) // 2, len(whole) - 9, len(whole) - 4):  # less: padding
         path.write_bytes(whole[:length])
-        with pytest.raises(Problem, match=re.escape(str(path))):
+        with pytest.raises(UserError, match=re.escape(str(path))):
             svhn_omniglot.check(options(root), {"train": ALL})
     path.write_bytes(whole[:130] + b"\x77" * 40 + whole[170:])
     refuses(root, f"ROOT/train_32x32.mat is damaged or cut short ({len(whole)} bytes): download it again")
@@ -231,7 +231,7 @@ def test_a_missing_scipy_is_a_sentence(root, monkeypatch):
 def test_bad_idx_files_are_refused(root, part, change, sentence):
     path = root / f"MNIST/raw/{part}-ubyte"
     path.write_bytes(change(path.read_bytes()))
-    with pytest.raises(Problem, match=re.escape(f"{path} ") + ".*" + re.escape(sentence)):
+    with pytest.raises(UserError, match=re.escape(f"{path} ") + ".*" + re.escape(sentence)):
         svhn_omniglot.check(options(root, digits="mnist"), {"train": ALL, "test": ALL})
 
 
@@ -254,7 +254,7 @@ def test_a_bad_drawing_is_refused_by_check_and_read(root, content, sentence):
     for path in (root / FOLDERS[1]).iterdir():
         draw(path, content) if isinstance(content, np.ndarray) else path.write_bytes(content)
     refuses(root, sentence)
-    with pytest.raises(Problem, match=re.escape(f"{root}/{FOLDERS[1]}/0394_01.png {sentence}")):
+    with pytest.raises(UserError, match=re.escape(f"{root}/{FOLDERS[1]}/0394_01.png {sentence}")):
         svhn_omniglot.read("train", f"characters/{FOLDERS[1]}/0394_01.png", (32, 32), options(root))
 
 
@@ -265,7 +265,7 @@ def test_a_bad_drawing_is_refused_by_check_and_read(root, content, sentence):
 def test_a_drawing_that_only_its_pixels_betray_is_refused_by_read(root, change, sentence):
     path = root / FOLDERS[0] / "0394_01.png"
     change(path)
-    with pytest.raises(Problem, match=re.escape(f"{path} {sentence}")):
+    with pytest.raises(UserError, match=re.escape(f"{path} {sentence}")):
         svhn_omniglot.read("train", f"characters/{FOLDERS[0]}/0394_01.png", (32, 32), options(root))
 
 
@@ -280,9 +280,9 @@ def test_a_bad_option_is_named_with_its_value(root, key, value, rule):
 def test_unknown_options_counts_and_shapes_are_refused(root):
     refuses(root, "`datasets.svhn_omniglot.part` is not an option; the options are digits, svhn_root", part="x")
     for task, number, there in (("digits", 9, 8), ("characters", 37, 36)):
-        with pytest.raises(Problem, match=f"train.{task} is {number}, not a whole number from 1 to {there}"):
+        with pytest.raises(UserError, match=f"train.{task} is {number}, not a whole number from 1 to {there}"):
             svhn_omniglot.ids("train", {"digits": 8, "characters": 36} | {task: number}, options(root))
-    with pytest.raises(Problem, match="asks for 32 x 40 .height x width., but digits and drawings are square"):
+    with pytest.raises(UserError, match="asks for 32 x 40 .height x width., but digits and drawings are square"):
         svhn_omniglot.read("train", "digits/0", (32, 40), options(root))
 
 

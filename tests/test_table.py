@@ -8,9 +8,10 @@ import pytest
 import yaml
 from conftest import ROOT, command
 
-from pipeline import caption, params, table
-from pipeline.metrics import METRICS
-from pipeline.problem import Problem
+from pipeline import table
+from pipeline.config import caption, params
+from pipeline.config.metrics import METRICS
+from pipeline.runtime.errors import UserError
 
 TASKS, PAIR = ("semantic", "depth", "normal"), ("digits", "characters")
 
@@ -118,16 +119,16 @@ def test_a_hole_says_which_run_is_missing(folder):
 
 def test_nothing_to_show_is_a_sentence(folder):
     for name, word in (("table2", "table2"), ("balancers", "table-balancers"), ("table1", "table1")):
-        with pytest.raises(Problem, match=f"none of the rows in params.yaml; run `make {word}`"):
+        with pytest.raises(UserError, match=f"none of the rows in params.yaml; run `make {word}`"):
             table.main(name)
-    with pytest.raises(Problem, match="'table5' is no table; there are table1, "):
+    with pytest.raises(UserError, match="'table5' is no table; there are table1, "):
         table.main("table5")
 
 
 def test_damaged_metrics_are_named(folder):
     write(*everything(0))
     pathlib.Path("out/rooms/metrics/student/segnet-ours-s0.json").write_text('{"run"')
-    with pytest.raises(Problem, match="segnet-ours-s0.json is damaged"):
+    with pytest.raises(UserError, match="segnet-ours-s0.json is damaged"):
         table.main("table2")
 
 

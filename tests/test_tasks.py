@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipeline.metrics import METRICS, delta_m
+from pipeline.config.metrics import METRICS, delta_m
 from pipeline.tasks import Tally, losses
 
 DENSE = ("semantic", "depth", "normal")

@@ -10,9 +10,13 @@ import torch
 from conftest import command
 
 import models
-from pipeline import checkpoint, data, evaluate, features, params, store, train
-from pipeline.curve import read
-from pipeline.problem import Problem
+from pipeline import data, evaluate, features, train
+from pipeline.config import params
+from pipeline.loop import checkpoint
+from pipeline.loop.curve import read
+from pipeline.runtime import files
+from pipeline.runtime.errors import UserError
+from pipeline.teachers import store
 
 # Runs a stage and kills itself (SIGKILL, nothing is cleaned up) when the named call comes the n-th time.
 KILL = """
@@ -40,7 +44,7 @@ RANDOM = random.Random(20261120)
 KILLS = {
     "teacher-step": (TEACHER, "torch.optim:Adam", "step", RANDOM.randint(1, 4)),
     "teacher-file": (TEACHER, "os", "replace", RANDOM.randint(1, 6)),
-    "features-write": (FEATURES, "pipeline.checkpoint", "write", RANDOM.randint(1, 3)),
+    "features-write": (FEATURES, "pipeline.runtime.files", "write", RANDOM.randint(1, 3)),
     "student-step": (STUDENT, "torch.optim:Adam", "step", RANDOM.randint(1, 8)),
     "student-backward": (STUDENT, "pipeline.balancers", "backward", RANDOM.randint(3, 4)),
     "student-file": (STUDENT, "os", "replace", RANDOM.randint(2, 6)),
@@ -74,7 +78,7 @@ def test_killed_run_ends_with_the_same_bits(copy, where, capsys):
         expected = {key: value for key, value in expected.items() if key in found}
         assert len(found) == 3
     assert found == expected
-    assert not list(checkpoint.WORK.glob("*segnet-*"))
+    assert not list(files.WORK.glob("*segnet-*"))
 
 
 def test_run_goes_on_from_its_last_epoch(copy):
@@ -137,12 +141,12 @@ def test_step_schedule_is_the_papers():
 
 def test_students_and_baselines_start_from_the_same_weights(copy):
     """Paired seeds: methods of one seed differ only by what they do."""
-    from pipeline import teachers
+    from pipeline.teachers import networks
     weights = []
     for stage, name in (("baseline", "uniform"), ("student", "ours")):
         row = params.load().resolve("rooms", stage, "segnet", name, "0")
         torch.manual_seed(row["seed"])
-        weights.append(teachers.network(row, row["tasks"], {"semantic": range(13)}, torch.device("cpu")).state_dict())
+        weights.append(networks.network(row, row["tasks"], {"semantic": range(13)}, torch.device("cpu")).state_dict())
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
@@ -156,7 +160,7 @@ def test_exploding_run_stops_with_a_sentence(copy):
     text = open("params.yaml").read()
     head, tail = text.split("  smoke:")
     open("params.yaml", "w").write(head + "  smoke:" + tail.replace("lr: 1.0e-3", "lr: 1.0e+30", 1))
-    with pytest.raises(Problem, match=r"segnet-uniform-s0: loss_\w+ is not finite at epoch 1, step 2|not finite"):
+    with pytest.raises(UserError, match=r"segnet-uniform-s0: loss_\w+ is not finite at epoch 1, step 2|not finite"):
         train.main("rooms", "baseline", "segnet", "uniform", "0")
 
 
@@ -208,22 +212,22 @@ def test_missing_or_damaged_inputs_are_named(copy):
     weights = pathlib.Path("out/rooms/runs/segnet-semantic-s0/weights.pt")
     good = weights.read_bytes()
     weights.write_bytes(good[:1000])
-    with pytest.raises(Problem, match=r"weights.pt is damaged .*dvc repro --force -s teacher-rooms@segnet-semantic-0"):
+    with pytest.raises(UserError, match=r"weights.pt is damaged .*repro --force -s teacher-rooms@segnet-semantic-0"):
         features.main("rooms", "segnet", "semantic", "0")
     weights.unlink()
-    with pytest.raises(Problem, match="weights.pt is not there; run `dvc repro teacher-rooms@segnet-semantic-0`"):
+    with pytest.raises(UserError, match="weights.pt is not there; run `dvc repro teacher-rooms@segnet-semantic-0`"):
         features.main("rooms", "segnet", "semantic", "0")
     (data.folder("rooms") / "train/depth.npy").write_bytes(b"x")
-    with pytest.raises(Problem, match="depth.npy cannot be read .*dvc repro --force prepare"):
+    with pytest.raises(UserError, match="depth.npy cannot be read .*dvc repro --force prepare"):
         data.Split("rooms", "train", torch.device("cpu"))
     (data.folder("rooms") / "manifest.json").unlink()
-    with pytest.raises(Problem, match="run `dvc repro prepare-rooms`"):
+    with pytest.raises(UserError, match="run `dvc repro prepare-rooms`"):
         data.Split("rooms", "train", torch.device("cpu"))
 
 
 def test_weights_and_curve_of_two_runs_are_told_apart(copy):
     shutil.copy("out/rooms/runs/segnet-uniform-s0/weights.pt", "out/rooms/runs/segnet-ours-s0/weights.pt")
-    with pytest.raises(Problem, match="not of one run"):
+    with pytest.raises(UserError, match="not of one run"):
         evaluate.main("rooms", "student", "segnet", "ours", "0")
 
 

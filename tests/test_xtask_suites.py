@@ -7,9 +7,11 @@ import pytest
 import torch
 from conftest import run_all
 
-from pipeline import bench_consistency, evaluate, params, prepare, table, train
-from pipeline.curve import read
-from pipeline.problem import Problem
+from pipeline import evaluate, prepare, table, train
+from pipeline.bench import consistency
+from pipeline.config import params
+from pipeline.loop.curve import read
+from pipeline.runtime.errors import UserError
 
 
 @pytest.mark.parametrize("suite, word", [("xtask_streets", "xtask-cityscapes"), ("xtask_rooms", "xtask-nyuv2")])
@@ -77,7 +79,7 @@ def test_dropout_goes_on_where_it_was(folder, monkeypatch):
     train.main(*run)
     assert place.read_bytes() == whole
     monkeypatch.setattr(train.distributed, "size", lambda: 2)
-    with pytest.raises(Problem, match="NPROC is 2, but the channels that AdaMT-Net drops"):
+    with pytest.raises(UserError, match="NPROC is 2, but the channels that AdaMT-Net drops"):
         train.main(*run)
 
 
@@ -99,10 +101,10 @@ def test_the_papers_numbers_stand_beside_real_data(folder):
 
 def test_the_benchmark_trains_both_variants(folder, monkeypatch, params_text):
     pathlib.Path("params.yaml").write_text(params_text.replace("encoder: 34", "encoder: 18"))
-    monkeypatch.setattr(bench_consistency, "SIZE", (32, 64))
+    monkeypatch.setattr(consistency, "SIZE", (32, 64))
     for precision in ("float32", "bfloat16"):
-        ways = bench_consistency.variants(7, precision, 1, torch.device("cpu"))
-        took = bench_consistency.medians(ways, torch.device("cpu"), 1)
+        ways = consistency.variants(7, precision, 1, torch.device("cpu"))
+        took = consistency.medians(ways, torch.device("cpu"), 1)
         assert took["losses"] > 0 and took["bare"] > 0
 
 
@@ -140,6 +142,6 @@ def test_bfloat16_runs(folder):
 def test_mistakes_are_sentences(folder, params_text, change, words):
     assert change[0] in params_text
     pathlib.Path("params.yaml").write_text(params_text.replace(*change, 1))
-    with pytest.raises(Problem) as mistake:
+    with pytest.raises(UserError) as mistake:
         params.load()
     assert all(word in str(mistake.value) for word in words), mistake.value

@@ -25,7 +25,7 @@ from typing import get_args
 import torch
 
 import kernels.dispatch
-from pipeline import distributed
+from pipeline.runtime import distributed
 
 TINY = 1e-12              # least loss that is divided by, or whose logarithm is taken
 COMMON = {"heads": ("own", "weighted"), "scale": ("own", "sum", "mean"), "attention": ("own", "shared")}

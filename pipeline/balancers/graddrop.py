@@ -8,7 +8,8 @@ With a `preference` G_t are the gradients times it. The Gramian of what stays is
 
 import torch
 
-from pipeline import balancers, distributed
+from pipeline import balancers
+from pipeline.runtime import distributed
 
 
 class Balancer(balancers.Balancer):

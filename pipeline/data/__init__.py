@@ -21,8 +21,8 @@ import pathlib
 import numpy as np
 import torch
 
-from pipeline.ahead import Ahead, positions, rows
-from pipeline.problem import Problem
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.prefetch import Prefetch, positions, rows
 
 KINDS = {"image": np.uint8, "label": np.int8, "depth": np.float16, "normal": np.float16}       # of rooms
 TARGETS = ("label", "depth", "normal", "digits", "characters")
@@ -44,14 +44,14 @@ def shape(kind, size):
 
 
 def load_manifest(suite):
-    """The prepared data's manifest. `Problem` when `prepare` has not run."""
+    """The prepared data's manifest. `UserError` when `prepare` has not run."""
     path = folder(suite) / "manifest.json"
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
-        raise Problem(f"{path} is not there; run `dvc repro prepare-{suite}`") from None
+        raise UserError(f"{path} is not there; run `dvc repro prepare-{suite}`") from None
     except ValueError as mistake:
-        raise Problem(f"{path} is damaged ({mistake}); run `dvc repro --force prepare-{suite}`") from None
+        raise UserError(f"{path} is damaged ({mistake}); run `dvc repro --force prepare-{suite}`") from None
 
 
 def fingerprint(manifest):
@@ -66,7 +66,7 @@ class Split:
     are: label (B, H, W) int64, depth (B, 1, H, W) float32, normal (B, 3, H, W) float32, digits and characters (B,)
     int64. `ids` are the images' names, in the arrays' order; `classes` {task: names}; `domains` {task: range of
     positions} where each image is labelled for one task only, else empty; `inverse_depth`: depth is that. What does
-    not fit in half of a GPU's free memory stays on the host; `expect(index)` then sends the next batch ahead.
+    not fit in half of a GPU's free memory stays on the host; `prefetch(index)` then sends the next batch ahead.
     """
 
     def __init__(self, suite, name, device):
@@ -82,7 +82,7 @@ class Split:
         self.resident = device.type == "cpu" or needed < 0.5 * torch.cuda.mem_get_info(device)[0]
         self.arrays = {kind: torch.from_numpy(array).to(device if self.resident else "cpu")
                        for kind, array in arrays.items()}
-        self.ahead = Ahead(lambda key, room: [rows(array, key, room, kind) for kind, array in self.arrays.items()],
+        self.ahead = Prefetch(lambda key, room: [rows(array, key, room, kind) for kind, array in self.arrays.items()],
                            device)
         # (domains, mean and deviation, channels) of a domain's images
         self.moments = torch.tensor([manifest["moments"][task] for task in self.domains], device=device)
@@ -90,9 +90,9 @@ class Split:
     def __len__(self):
         return len(self.ids)
 
-    def expect(self, index):
+    def prefetch(self, index):
         if not self.resident:
-            self.ahead.expect(tuple(index))
+            self.ahead.prefetch(tuple(index))
 
     def batch(self, index):
         if self.resident:
@@ -118,13 +118,13 @@ FORMS = {"label": lambda x: x.long(), "depth": lambda x: x[:, None].float(),
 
 
 def open_array(path, wanted, kind, suite):
-    """Memory-map one prepared array; `Problem` if it is missing, cut short or not of this shape and type."""
+    """Memory-map one prepared array; `UserError` if it is missing, cut short or not of this shape and type."""
     try:
         # copy-on-write, because torch wants writable memory; nothing is ever written
         array = np.load(path, mmap_mode="c")
     except (OSError, ValueError, EOFError) as mistake:
-        raise Problem(f"{path} cannot be read ({mistake}); run `dvc repro --force prepare-{suite}`") from None
+        raise UserError(f"{path} cannot be read ({mistake}); run `dvc repro --force prepare-{suite}`") from None
     if array.shape != wanted or array.dtype != kind:
-        raise Problem(f"{path} is {array.dtype} {array.shape}, expected {kind} {wanted}; run `dvc repro --force "
+        raise UserError(f"{path} is {array.dtype} {array.shape}, expected {kind} {wanted}; run `dvc repro --force "
                       f"prepare-{suite}`")
     return array

@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.data import files
-from pipeline.problem import Problem
+from pipeline.runtime.errors import UserError
 
 INVERSE_DEPTH = True
 KINDS = {"image": np.uint8, "label": np.int8, "depth": np.float32}
@@ -56,7 +56,7 @@ def classes(options):
 
 
 def check(options, counts):
-    """Raise Problem unless the images that `counts`, {"train": int or None, ...}, asks for can be read.
+    """Raise UserError unless the images that `counts`, {"train": int or None, ...}, asks for can be read.
 
     Looks at folder listings and at the files' headers, not at their values.
     """
@@ -71,7 +71,7 @@ def ids(split, count, options):
     names = (_numbered if options["layout"] == "mtan" else _named)(split, options)
     count = len(names) if count is None else count
     if not 1 <= count <= len(names):
-        raise Problem(f"`protocols.<name>.<suite>.data.{split}` asks for {count} images but the "
+        raise UserError(f"`protocols.<name>.<suite>.data.{split}` asks for {count} images but the "
                       f"`{FOLDERS[split]}` folders of {options['root']} hold {len(names)}: set a number from 1 to "
                       f"{len(names)}")
     return [f"{split}/{names[i * len(names) // count]}" for i in range(count)]
@@ -94,23 +94,23 @@ def _checked(options):
     """Options over their defaults, the layout found, the root expanded."""
     for key, value in options.items():
         if key not in (*OPTIONS, "root"):
-            raise Problem(f"`datasets.cityscapes.{key}` is not an option; the options are root, {', '.join(OPTIONS)}")
+            raise UserError(f"`datasets.cityscapes.{key}` is not an option; the options are root, {', '.join(OPTIONS)}")
         if key in OPTIONS and (value not in OPTIONS[key] or type(value) is bool):
-            raise Problem(f"`datasets.cityscapes.{key}` is {value!r}, not {' or '.join(map(str, OPTIONS[key]))}")
+            raise UserError(f"`datasets.cityscapes.{key}` is {value!r}, not {' or '.join(map(str, OPTIONS[key]))}")
     options = {key: allowed[0] for key, allowed in OPTIONS.items()} | options
     options["root"] = root = os.path.expanduser(options.get("root") or "")
     if not os.path.isdir(root):
-        raise Problem(f"`datasets.cityscapes.root` is {root!r}, which is not a folder: set it to MTAN's unpacked "
+        raise UserError(f"`datasets.cityscapes.root` is {root!r}, which is not a folder: set it to MTAN's unpacked "
                       "Cityscapes or to the folder that holds leftImg8bit, gtFine and disparity")
     if options["layout"] == "auto":
         found = {"mtan": os.path.isdir(f"{root}/train/image"), "original": os.path.isdir(f"{root}/leftImg8bit")}
         if sum(found.values()) != 1:
-            raise Problem(f"{root} holds {'both' if all(found.values()) else 'neither'} train/image (MTAN's layout) "
+            raise UserError(f"{root} holds {'both' if all(found.values()) else 'neither'} train/image (MTAN's layout) "
                           f"{'and' if all(found.values()) else 'nor'} leftImg8bit (the original one): set "
                           "`datasets.cityscapes.layout`, or unpack the data there")
         options["layout"] = max(found, key=found.get)
     if (options["layout"], options["disparity"]) == ("mtan", "(p-1)/65536"):
-        raise Problem(f"`datasets.cityscapes.disparity` is '(p-1)/65536' but MTAN's arrays in {root} hold p/65535 as "
+        raise UserError(f"`datasets.cityscapes.disparity` is '(p-1)/65536' but MTAN's arrays in {root} hold p/65535 as "
                       "they are: set p/65535, or the original layout")
     return options
 
@@ -145,12 +145,12 @@ def _named(split, options):
                        for entry in files.listed(f"{base}/{city}")
                        if entry.startswith(f"{city}_") and entry.endswith(ending)}
         if not found[kind]:
-            raise Problem(f"the folder {base} holds no files CITY/CITY_SEQ_FRAME{ending}: unpack Cityscapes' {folder} "
-                          "there again")
+            raise UserError(f"the folder {base} holds no files CITY/CITY_SEQ_FRAME{ending}: unpack Cityscapes' "
+                          f"{folder} there again")
     for kind in ("label", "depth"):
         lacking = sorted(found["image"] - found[kind])
         if lacking:
-            raise Problem(f"{_path(split, kind, lacking[0], options)} is missing although its image is there, and so "
+            raise UserError(f"{_path(split, kind, lacking[0], options)} is missing although its image is there, and so "
                           f"are {len(lacking) - 1} more: every image needs its label and disparity, unpack them again")
     return sorted(found["image"])
 
@@ -167,13 +167,13 @@ def _png_header(kind, path):
         with open(path, "rb") as file:
             head = file.read(26)
     except OSError as error:
-        raise Problem(f"{path} cannot be read ({error.strerror}): copy it again or permit reading") from None
+        raise UserError(f"{path} cannot be read ({error.strerror}): copy it again or permit reading") from None
     if len(head) < 26 or head[:8] != b"\x89PNG\r\n\x1a\n" or head[12:16] != b"IHDR":
-        raise Problem(f"{path} is not a PNG file or its header is damaged: copy it again")
+        raise UserError(f"{path} is not a PNG file or its header is damaged: copy it again")
     width, height, bits, colour = struct.unpack(">IIBB", head[16:])
     if (bits, colour) != PNGS[kind][2:]:
         kinds = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
-        raise Problem(f"{path} is {bits}-bit {kinds.get(colour, colour)}, expected {PNGS[kind][2]}-bit "
+        raise UserError(f"{path} is {bits}-bit {kinds.get(colour, colour)}, expected {PNGS[kind][2]}-bit "
                       f"{kinds[PNGS[kind][3]]}: take the file of Cityscapes' own {PNGS[kind][0]} package")
     return height, width
 
@@ -183,16 +183,16 @@ def _npy_header(kind, path):
     try:
         array = np.lib.format.open_memmap(path, "r")
     except OSError as error:
-        raise Problem(f"{path} cannot be read ({error.strerror or error}): copy it again or permit reading") from None
+        raise UserError(f"{path} cannot be read ({error.strerror or error}): copy it again or permit reading") from None
     except Exception:       # damaged headers meet numpy's parser, and cut files the memory map, with many exceptions
-        raise Problem(f"{path} is not a plain .npy array, or cut short: copy it again") from None
+        raise UserError(f"{path} is not a plain .npy array, or cut short: copy it again") from None
     fits = np.issubdtype(array.dtype, np.floating) or (kind == "label" and np.issubdtype(array.dtype, np.integer)) or (
         kind == "image" and array.dtype == np.uint8)
     if not fits:
-        raise Problem(f"{path} has dtype {array.dtype}, expected a float type for {kind}: save it again as such")
+        raise UserError(f"{path} has dtype {array.dtype}, expected a float type for {kind}: save it again as such")
     if array.ndim < 2 or array.shape[2:] not in SHAPES[kind] or min(array.shape) < 1:
         expected = " or ".join(f"({', '.join(['H', 'W', *map(str, rest)])})" for rest in SHAPES[kind])
-        raise Problem(f"{path} has shape {array.shape}, expected {expected} for {kind}: save it again like that")
+        raise UserError(f"{path} has shape {array.shape}, expected {expected} for {kind}: save it again like that")
     return array.shape[:2]
 
 
@@ -211,7 +211,7 @@ def _from_png(kind, path, options):
         with Image.open(path) as file:
             stored = np.array(file)                        # 16-bit grey is uint16, or int32 before Pillow 10
     except (OSError, SyntaxError, ValueError) as error:
-        raise Problem(f"{path} is damaged ({error}): copy it again") from None
+        raise UserError(f"{path} is damaged ({error}): copy it again") from None
     if kind == "image":
         return stored / np.float32(255)
     if kind == "depth":

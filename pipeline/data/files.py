@@ -10,7 +10,7 @@ import re
 
 import numpy as np
 
-from pipeline.problem import Problem
+from pipeline.runtime.errors import UserError
 
 SLACK = 1e-3             # float16 and earlier resampling may overshoot the ends of a range by this much
 ASPECT_TOLERANCE = 1.02  # room for rounding to whole pixels; beyond it objects are squeezed, normals wrong
@@ -21,7 +21,7 @@ def package(name, setting, instead):
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise Problem(f"`datasets.{setting}` needs {name.partition('.')[0]}, which is not installed: run "
+        raise UserError(f"`datasets.{setting}` needs {name.partition('.')[0]}, which is not installed: run "
                       f"`.venv/bin/pip install -e '.[mat]'`, or set `{instead}`") from None
 
 
@@ -30,7 +30,7 @@ def listed(folder):
     try:
         return sorted(os.listdir(folder))
     except OSError as error:
-        raise Problem(f"the folder {folder} cannot be listed ({error.strerror}): unpack the data set there again, or "
+        raise UserError(f"the folder {folder} cannot be listed ({error.strerror}): unpack the data set there again, or "
                       "mend its section in `datasets`") from None
 
 
@@ -42,17 +42,17 @@ def numbered(parent, kinds):
         matches = [re.fullmatch(r"(0|[1-9][0-9]*)\.npy", entry) for entry in listed(folder)]
         numbers = {int(match[1]) for match in matches if match}
         if not numbers:
-            raise Problem(f"the folder {folder} holds no files 0.npy, 1.npy, ... (without zero padding): unpack MTAN's "
-                          "arrays there again")
+            raise UserError(f"the folder {folder} holds no files 0.npy, 1.npy, ... (without zero padding): unpack "
+                          "MTAN's arrays there again")
         if max(numbers) >= len(numbers):
             missing = min(set(range(len(numbers))) - numbers)
-            raise Problem(f"{folder}/{missing}.npy is missing although the numbers go up to {max(numbers)}: copy it "
+            raise UserError(f"{folder}/{missing}.npy is missing although the numbers go up to {max(numbers)}: copy it "
                           "again, or renumber the files of all kinds from 0 without a hole")
         totals[kind] = len(numbers)
     if len(set(totals.values())) > 1:
         found = ", ".join(f"{kind} {total}" for kind, total in totals.items())
-        raise Problem(f"the folders in {parent} hold unequal numbers of files ({found}): copy the missing ones again, "
-                      "every image needs a file of each kind")
+        raise UserError(f"the folders in {parent} hold unequal numbers of files ({found}): copy the missing ones "
+                      "again, every image needs a file of each kind")
     return len(numbers)
 
 
@@ -61,8 +61,8 @@ def one_size(sizes):
     (image, (height, width)), *others = sizes.items()
     for path, size in others:
         if size != (height, width):
-            raise Problem(f"{path} is {size[0]} x {size[1]} but {image} is {height} x {width}: replace the wrong file, "
-                          "the files of one image share one size")
+            raise UserError(f"{path} is {size[0]} x {size[1]} but {image} is {height} x {width}: replace the wrong "
+                          "file, the files of one image share one size")
     return height, width
 
 
@@ -70,7 +70,7 @@ def check_ratio(place, stored, size):
     """Refuse a size (H, W) in which what is stored at `place` in another would be squeezed."""
     aspects = size[1] * stored[0], size[0] * stored[1]
     if max(aspects) > ASPECT_TOLERANCE * min(aspects):
-        raise Problem(f"{place} is {stored[0]} x {stored[1]} (height x width) but protocols.<name>.<suite>.data asks "
+        raise UserError(f"{place} is {stored[0]} x {stored[1]} (height x width) but protocols.<name>.<suite>.data asks "
                       f"for {size[0]} x {size[1]}: choose a `height` and `width` whose ratio is the stored one within "
                       f"{ASPECT_TOLERANCE - 1:.0%}")
 
@@ -102,7 +102,7 @@ def refuse(path, array, bad, rule):
     """Name the first value of `array` where `bad` is true, its place and the rule that it breaks."""
     if bad.any():
         where = tuple(int(i) for i in np.unravel_index(bad.argmax(), bad.shape))
-        raise Problem(f"{path} holds {array[where]:.9g} at {where}, but {rule}")
+        raise UserError(f"{path} holds {array[where]:.9g} at {where}, but {rule}")
 
 
 def resized(kind, array, size, image="bilinear"):

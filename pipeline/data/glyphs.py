@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline.data import pair
 from pipeline.data.raycast import checked
-from pipeline.problem import Problem
+from pipeline.runtime.errors import UserError
 
 KINDS = pair.KINDS
 SPLITS = ("train", "test")
@@ -87,7 +87,7 @@ def read(split, name, size, options):
     options, (head, task, *numbers) = checked(options, OPTIONS, "glyphs"), name.split("-")
     assert head == split, (split, name)
     if min(size) < 16:
-        raise Problem(f"`protocols.<name>.<suite>.data` should ask for at least 16 pixels a side; found {list(size)}")
+        raise UserError(f"`protocols.<name>.<suite>.data` should ask for at least 16 pixels a side; found {list(size)}")
     seeds = np.random.SeedSequence(options["seed"], spawn_key=(SPLITS.index(split), pair.TASKS.index(task),
                                                                *map(int, numbers)))
     # The drawing's generator never sees the size, so one name is one drawing at every size.

@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline.data import KINDS as KINDS
 from pipeline.data import files, nyuv2_mat
-from pipeline.problem import Problem
+from pipeline.runtime.errors import UserError
 
 CLASSES = ("bed", "books", "ceiling", "chair", "floor", "furniture", "objects",
            "picture", "sofa", "table", "tv", "wall", "window")
@@ -38,7 +38,7 @@ def classes(options: dict) -> tuple:
 
 
 def check(options: dict, counts: dict) -> None:
-    """Raise Problem unless the images that `counts`, {"train": int or None, ...}, asks for can be read.
+    """Raise UserError unless the images that `counts`, {"train": int or None, ...}, asks for can be read.
 
     Looks at folder listings and at the headers and lengths of the files, not at the values of images.
     """
@@ -61,8 +61,8 @@ def ids(split: str, count: int | None, options: dict) -> list[str]:
     count = total if count is None else count
     if not 1 <= count <= total:
         place = nyuv2_mat.path_of(nyuv2_mat.SPLITS, options) if mat else _folder(split, options)
-        raise Problem(f"protocols.<name>.<suite>.data.{split} asks for {count} images but {place} holds {total}: set a "
-                      f"number from 1 to {total}")
+        raise UserError(f"protocols.<name>.<suite>.data.{split} asks for {count} images but {place} holds {total}: set "
+                      f"a number from 1 to {total}")
     return [f"{split}/{i * total // count}" for i in range(count)]
 
 
@@ -93,7 +93,7 @@ def _count(split, options):
     """N of a split, after making sure that each of its four folders holds exactly 0.npy .. (N-1).npy."""
     root = options["root"]
     if not root or not os.path.isdir(os.path.expanduser(root)):
-        raise Problem(f"datasets.nyuv2.root is {root!r}, which is not a folder: set it to MTAN's unpacked "
+        raise UserError(f"datasets.nyuv2.root is {root!r}, which is not a folder: set it to MTAN's unpacked "
                       "NYUv2, which holds train/ and val/, or to the original .mat files with `source: mat`, or set "
                       "`data: scenes`, which needs no files")
     return files.numbered(_folder(split, options), FORMS)
@@ -111,22 +111,22 @@ def _header(kind, path):
             shape, _, dtype = HEADERS[np.lib.format.read_magic(file)](file)
             start, length = file.tell(), os.fstat(file.fileno()).st_size
     except OSError as error:
-        raise Problem(f"{path} cannot be read ({error.strerror}): copy it again or permit reading") from None
+        raise UserError(f"{path} cannot be read ({error.strerror}): copy it again or permit reading") from None
     except Exception:  # numpy's parser meets damaged headers with ValueError, TokenError, KeyError and more
-        raise Problem(f"{path} is not a .npy file or its header is damaged: copy it again") from None
+        raise UserError(f"{path} is not a .npy file or its header is damaged: copy it again") from None
     shapes, dtypes = FORMS[kind]
     if dtype.hasobject:
-        raise Problem(f"{path} holds pickled Python objects, refused because loading them can run code: "
+        raise UserError(f"{path} holds pickled Python objects, refused because loading them can run code: "
                       "save it again as a plain float array")
     if not any(np.issubdtype(dtype, allowed) for allowed in dtypes):
         expected = " or ".join(allowed.__name__ for allowed in dtypes)
-        raise Problem(f"{path} has dtype {dtype}, expected {expected} for {kind}: save it again as such")
+        raise UserError(f"{path} has dtype {dtype}, expected {expected} for {kind}: save it again as such")
     if len(shape) < 2 or shape[2:] not in shapes or min(shape) < 1:
         expected = " or ".join(f"({', '.join(['H', 'W', *map(str, rest)])})" for rest in shapes)
-        raise Problem(f"{path} has shape {shape}, expected {expected} for {kind}: save it again like that")
+        raise UserError(f"{path} has shape {shape}, expected {expected} for {kind}: save it again like that")
     needed = start + math.prod(shape) * dtype.itemsize
     if length < needed:
-        raise Problem(f"{path} is truncated ({length} bytes where its header says {needed}): copy it again")
+        raise UserError(f"{path} is truncated ({length} bytes where its header says {needed}): copy it again")
     return shape[:2]
 
 

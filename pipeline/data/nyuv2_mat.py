@@ -15,7 +15,7 @@ import os
 import numpy as np
 
 from pipeline.data.files import package
-from pipeline.problem import Problem
+from pipeline.runtime.errors import UserError
 
 FRAMES, HEIGHT, WIDTH, IDS = 1449, 480, 640, 894
 COUNTS = {"train": 795, "test": 654}
@@ -42,7 +42,7 @@ HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
 
 def check(options: dict) -> None:
-    """Raise Problem unless the packages, the files, their variables, the splits and the class map are right.
+    """Raise UserError unless the packages, the files, their variables, the splits and the class map are right.
 
     The frames' values stay unread; `read` refuses labels above 894 and depths that are no depths.
     """
@@ -52,19 +52,19 @@ def check(options: dict) -> None:
                                            DEPTHS[options["depth"]]: ((), np.floating)}.items():
             stored, expected = file.get(variable), (FRAMES, *channels, WIDTH, HEIGHT)
             if not isinstance(stored, h5py.Dataset):
-                raise Problem(f"{path} has no variable {variable} (it has {', '.join(sorted(file)) or 'none'}): "
+                raise UserError(f"{path} has no variable {variable} (it has {', '.join(sorted(file)) or 'none'}): "
                               f"{_again(LABELED)}")
             if stored.shape != expected:
-                raise Problem(f"{path}: {variable} has shape {stored.shape}, expected {expected} (HDF5 order, MATLAB's "
-                              f"reversed): {_again(LABELED)}")
+                raise UserError(f"{path}: {variable} has shape {stored.shape}, expected {expected} (HDF5 order, "
+                              f"MATLAB's reversed): {_again(LABELED)}")
             if not np.issubdtype(stored.dtype, kind):
-                raise Problem(f"{path}: {variable} has dtype {stored.dtype}, expected {kind.__name__}: "
+                raise UserError(f"{path}: {variable} has dtype {stored.dtype}, expected {kind.__name__}: "
                               f"{_again(LABELED)}")
     _class13(options)
     frames = np.concatenate([_frames(split, options) for split in COUNTS])
     found, times = np.unique(frames, return_counts=True)
     if times.max() > 1:
-        raise Problem(f"{path_of(SPLITS, options)} has frame {found[times.argmax()]} more than once in trainNdxs and "
+        raise UserError(f"{path_of(SPLITS, options)} has frame {found[times.argmax()]} more than once in trainNdxs and "
                       f"testNdxs, which must not overlap: {_again(SPLITS)}")
 
 
@@ -142,26 +142,27 @@ def _open(file, expected, options):
         with open(path, "rb") as stream:
             head = stream.read(520)
     except OSError as error:
-        raise Problem(f"{path} cannot be read ({error.strerror}): datasets.nyuv2.root, {options['root']!r}, must hold "
-                      f"{file} with `source: mat`; it is {ORIGINS[file]}") from None
+        raise UserError(f"{path} cannot be read ({error.strerror}): datasets.nyuv2.root, {options['root']!r}, must "
+                      f"hold {file} with `source: mat`; it is {ORIGINS[file]}") from None
     hdf5 = HDF5_MAGIC in (head[:8], head[512:])
     found = "v7.3" if hdf5 else "v5" if head.startswith(b"MATLAB 5.0 MAT-file") else None
     if found != expected:
         flag = {"v7.3": "-v7.3", "v5": "-v7"}[expected]        # -v7 is v5, compressed
-        raise Problem(f"{path} is {f'MATLAB {found}' if found else 'no .mat file'}, expected MATLAB {expected}: "
+        raise UserError(f"{path} is {f'MATLAB {found}' if found else 'no .mat file'}, expected MATLAB {expected}: "
                       f"{_again(file)}" + (f", or save it in MATLAB with {flag}" if found else ""))
     return path
 
 
 @contextlib.contextmanager
 def _labeled(options):
-    """(path, h5py.File) of the labeled frames; what HDF5 refuses to read is a Problem."""
+    """(path, h5py.File) of the labeled frames; what HDF5 refuses to read is a UserError."""
     h5py, path = package("h5py", *NEEDED), _open(LABELED, "v7.3", options)
     try:
         with h5py.File(path) as file:
             yield path, file
     except (OSError, RuntimeError) as mistake:
-        raise Problem(f"{path} is damaged or cut short ({' '.join(str(mistake).split())}): {_again(LABELED)}") from None
+        raise UserError(f"{path} is damaged or cut short ({' '.join(str(mistake).split())}): "
+                        f"{_again(LABELED)}") from None
 
 
 def _whole(file, variable, length, low, high, options):
@@ -171,17 +172,17 @@ def _whole(file, variable, length, low, high, options):
         array = scipy.loadmat(path, variable_names=[variable]).get(variable)
         known = ", ".join(sorted(name for name, *_ in scipy.whosmat(path)))
     except Exception as mistake:  # scipy meets damaged files with ValueError, TypeError, zlib.error and its own
-        raise Problem(f"{path} is damaged ({' '.join(str(mistake).split())}): {_again(file)}") from None
+        raise UserError(f"{path} is damaged ({' '.join(str(mistake).split())}): {_again(file)}") from None
     if array is None:
-        raise Problem(f"{path} has no variable {variable} (it has {known or 'none'}): {_again(file)}")
+        raise UserError(f"{path} has no variable {variable} (it has {known or 'none'}): {_again(file)}")
     if array.size != length or array.dtype.kind not in "iuf":
-        raise Problem(f"{path}: {variable} has {array.size} values of {array.dtype}, expected {length} whole numbers: "
-                      f"{_again(file)}")
+        raise UserError(f"{path}: {variable} has {array.size} values of {array.dtype}, expected {length} whole "
+                      f"numbers: {_again(file)}")
     array = array.ravel().astype(np.float64)
     bad = ~((array >= low) & (array <= high) & (array == np.rint(array)))
     if bad.any():
-        raise Problem(f"{path}: {variable} holds {array[bad.argmax()]:.9g} at place {bad.argmax() + 1}, expected whole "
-                      f"numbers {low}..{high}: {_again(file)}")
+        raise UserError(f"{path}: {variable} holds {array[bad.argmax()]:.9g} at place {bad.argmax() + 1}, expected "
+                      f"whole numbers {low}..{high}: {_again(file)}")
     return array.astype(np.int64)
 
 
@@ -197,5 +198,5 @@ def _class13(options):
 def _refuse(path, variable, frame, array, bad, rule):
     if bad.any():
         row, column = np.unravel_index(bad.argmax(), bad.shape)
-        raise Problem(f"{path}: {variable}({row + 1}, {column + 1}, {frame + 1}) is {array[row, column]:.9g}, but "
+        raise UserError(f"{path}: {variable}({row + 1}, {column + 1}, {frame + 1}) is {array[row, column]:.9g}, but "
                       f"{rule}: {_again(LABELED)}")

@@ -13,7 +13,7 @@ KD4MTL's Table 1 (Li & Bilen 2020, arXiv:2007.06889). A reader (glyphs, svhn_omn
 
 import numpy as np
 
-from pipeline.problem import Problem
+from pipeline.runtime.errors import UserError
 
 TASKS = ("digits", "characters")
 KINDS = {"image": np.uint8, "digits": np.int16, "characters": np.int16}
@@ -27,11 +27,11 @@ def counted(split, count, there):
     """{task: number of images} that `count` asks for; `there` says how many exist, None for any number."""
     key = f"protocols.<name>.<suite>.data.{split}"
     if not isinstance(count, dict) or set(count) != set(TASKS):
-        raise Problem(f"{key} is {count!r}: give a number of images for each task, {{digits: n, characters: m}}")
+        raise UserError(f"{key} is {count!r}: give a number of images for each task, {{digits: n, characters: m}}")
     for task, most in there.items():
         number = most if count[task] is None else count[task]
         if type(number) is not int or not 1 <= number <= (most or number):
             rule = "a whole number from 1" + (f" to {most}" if most else "")
             rule += ": drawn images have no end" if count[task] is None else ""
-            raise Problem(f"{key}.{task} is {count[task]!r}, not {rule}")
+            raise UserError(f"{key}.{task} is {count[task]!r}, not {rule}")
     return {task: most if count[task] is None else count[task] for task, most in there.items()}

@@ -14,7 +14,7 @@ import math
 
 import numpy as np
 
-from pipeline.problem import Problem
+from pipeline.runtime.errors import UserError
 
 BOX, BALL, CYLINDER = range(3)
 ROUND_AXES = ((), (0, 1, 2), (0, 2))        # of the unit box, ball and cylinder; the other axes are slabs
@@ -25,13 +25,13 @@ PART = np.dtype([("kind", "i4"), ("label", "i4"), ("piece", "i4"), ("centre", "f
 
 
 def checked(options, table, data):
-    """`options` over the defaults of `table`, {key: (default, least, most, types...)}; `Problem` names a bad one."""
+    """`options` over the defaults of `table`, {key: (default, least, most, types...)}; `UserError` names a bad one."""
     for key, value in options.items():
         if key not in table:
-            raise Problem(f"`datasets.{data}.{key}` is not an option; the options are {', '.join(table)}")
+            raise UserError(f"`datasets.{data}.{key}` is not an option; the options are {', '.join(table)}")
         _default, low, top, *kind = table[key]
         if type(value) not in kind or not low <= value <= top:
-            raise Problem(f"`datasets.{data}.{key}` is {value!r}, not {kind[0].__name__} from {low} to {top}")
+            raise UserError(f"`datasets.{data}.{key}` is {value!r}, not {kind[0].__name__} from {low} to {top}")
     return {key: row[0] for key, row in table.items()} | options
 
 

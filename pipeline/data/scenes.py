@@ -15,7 +15,7 @@ import numpy as np
 from pipeline.data import KINDS as KINDS
 from pipeline.data import raycast
 from pipeline.data.raycast import BALL, BLOTCH, BOX, CHECK, CYLINDER, PART, PLAIN, PRINT, SKY, SPINES, TILE, WAVE
-from pipeline.problem import Problem
+from pipeline.runtime.errors import UserError
 
 CLASSES = ("bed", "books", "ceiling", "chair", "floor", "furniture", "objects", "picture", "sofa", "table",
            "tv", "wall", "window")
@@ -111,7 +111,7 @@ def read(split, name, size, options):
     options, (head, number) = raycast.checked(options, OPTIONS, "scenes"), name.split("-")
     assert head == split, (split, name)
     if min(size) < 32:
-        raise Problem(f"`datasets.scenes.size` should be at least 32 pixels a side; found {list(size)}")
+        raise UserError(f"`datasets.scenes.size` should be at least 32 pixels a side; found {list(size)}")
     seeds = np.random.SeedSequence(options["seed"], spawn_key=(SPLITS.index(split), int(number)))
     # The scene's generator never sees the size, so one name is one room at every size.
     scene_rng, pixel_rng = map(np.random.default_rng, seeds.spawn(2))

@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline.data import raycast
 from pipeline.data.raycast import BALL, BLOTCH, BOX, CHECK, CYLINDER, LANES, PANES, PLAIN, PRINT, TILE, WAVE
-from pipeline.problem import Problem
+from pipeline.runtime.errors import UserError
 
 INVERSE_DEPTH = True
 KINDS = {"image": np.uint8, "label": np.int8, "depth": np.float32, "instance": np.int16}
@@ -179,7 +179,7 @@ def read(split, name, size, options):
     options, (head, number) = _checked(options), name.split("-")
     assert head == split, (split, name)
     if min(size) < 32:
-        raise Problem(f"`datasets.streets.size` should be at least 32 pixels a side; found {list(size)}")
+        raise UserError(f"`datasets.streets.size` should be at least 32 pixels a side; found {list(size)}")
     seeds = np.random.SeedSequence(options["seed"], spawn_key=(SPLITS.index(split), int(number)))
     # The scene's generator never sees the size, so one name is one street at every size.
     scene_rng, pixel_rng = map(np.random.default_rng, seeds.spawn(2))
@@ -199,7 +199,7 @@ def read(split, name, size, options):
 def _checked(options):
     options = raycast.checked(options, OPTIONS, "streets")
     if options["classes"] not in (7, 19):
-        raise Problem(f"`datasets.streets.classes` is {options['classes']}, not 7 (categories) or 19 (train classes)")
+        raise UserError(f"`datasets.streets.classes` is {options['classes']}, not 7 (categories) or 19 (train classes)")
     return options
 
 

@@ -22,7 +22,7 @@ import numpy as np
 import PIL.Image
 
 from pipeline.data import files, pair
-from pipeline.problem import Problem
+from pipeline.runtime.errors import UserError
 
 KINDS = pair.KINDS
 OPTIONS = {"digits": "svhn", "svhn_root": "data/svhn", "mnist_root": "data/mnist", "omniglot_root": "data/omniglot",
@@ -46,7 +46,7 @@ FETCH = {
 
 
 def check(options, counts):
-    """Raise Problem unless the images that `counts`, {"train": {"digits": n or None, ...}, ...}, asks for can be read.
+    """UserError unless the images that `counts`, {"train": {"digits": n or None, ...}, ...}, asks for can be read.
 
     Reads the digits whole and the headers of the drawings.
     """
@@ -91,8 +91,8 @@ def read(split, name, size, options):
     """One sample at size (H, W), H = W; see `pipeline.data.pair`."""
     options, (task, rest) = _checked(options), name.split("/", 1)
     if size[0] != size[1]:
-        raise Problem(f"protocols.<name>.<suite>.data asks for {size[0]} x {size[1]} (height x width), but digits and "
-                      "drawings are square: set `height` and `width` to one number")
+        raise UserError(f"protocols.<name>.<suite>.data asks for {size[0]} x {size[1]} (height x width), but digits "
+                      "and drawings are square: set `height` and `width` to one number")
     if task == "digits":
         images, labels = _digits(split, options)
         stored, label = images[int(rest)].astype(np.float32) / 255, labels[int(rest)]
@@ -106,19 +106,19 @@ def read(split, name, size, options):
 def _checked(options):
     for key, value in options.items():
         if key not in OPTIONS:
-            raise Problem(f"`datasets.svhn_omniglot.{key}` is not an option; the options are {', '.join(OPTIONS)}")
+            raise UserError(f"`datasets.svhn_omniglot.{key}` is not an option; the options are {', '.join(OPTIONS)}")
         good, rule = type(value) is str and value, "a folder"
         if key == "digits":
             good, rule = value in DIGITS, "svhn or mnist"
         elif key == "seed":
             good, rule = type(value) is int and value >= 0, "a whole number from 0"
         if not good:
-            raise Problem(f"`datasets.svhn_omniglot.{key}` is {value!r}, not {rule}")
+            raise UserError(f"`datasets.svhn_omniglot.{key}` is {value!r}, not {rule}")
     return OPTIONS | options
 
 
 def _missing(path, what, root):
-    return Problem(f"{path} is not there: set `datasets.svhn_omniglot.{what}_root`, or download it by "
+    return UserError(f"{path} is not there: set `datasets.svhn_omniglot.{what}_root`, or download it by "
                    f'python -c "{FETCH[what].format(root)}"')
 
 
@@ -139,22 +139,22 @@ def _svhn(root):
     except FileNotFoundError:
         raise _missing(path, "svhn", root) from None
     if not head.startswith(b"MATLAB 5.0"):
-        raise Problem(f"{path} begins with {head!r}, not as a MATLAB 5.0 file does: download it again, or save it by "
+        raise UserError(f"{path} begins with {head!r}, not as a MATLAB 5.0 file does: download it again, or save it by "
                       "MATLAB's `save -v7`")
     try:
         stored = scipy.loadmat(path)
     except Exception:       # scipy meets damaged files with OSError, ValueError, TypeError, zlib.error and more
-        raise Problem(f"{path} is damaged or cut short ({os.path.getsize(path)} bytes): download it again") from None
+        raise UserError(f"{path} is damaged or cut short ({os.path.getsize(path)} bytes): download it again") from None
     found = {name: array for name, array in stored.items()
              if isinstance(array, np.ndarray) and array.dtype.kind in "iuf"}
     if not {"X", "y"} <= set(found):
-        raise Problem(f"{path} holds the variables {sorted(found)}, expected X and y: download it again")
+        raise UserError(f"{path} holds the variables {sorted(found)}, expected X and y: download it again")
     images, labels, number = found["X"], found["y"].ravel(), sum(DIGITS["svhn"].values())
     if images.shape[:3] != (side, side, 3) or images.ndim != 4 or images.dtype != np.uint8:
-        raise Problem(f"{path} holds X as {images.dtype} {images.shape}, expected uint8 ({side}, {side}, 3, N): "
+        raise UserError(f"{path} holds X as {images.dtype} {images.shape}, expected uint8 ({side}, {side}, 3, N): "
                       "download it again")
     if (images.shape[3], labels.size) != (number, number):
-        raise Problem(f"{path} holds {images.shape[3]} images and {labels.size} labels, expected {number} of both: "
+        raise UserError(f"{path} holds {images.shape[3]} images and {labels.size} labels, expected {number} of both: "
                       "put train_32x32.mat there, not the test or extra file")
     _refuse(path, labels, 10)
     return images.transpose(3, 0, 1, 2), labels.astype(int) % 10     # 10 stands for 0
@@ -172,7 +172,7 @@ def _mnist(root, split):
         except FileNotFoundError:
             raise _missing(path, "mnist", root) from None
         if head != expected or len(content) != math.prod((DIGITS["mnist"][split], *shape)):
-            raise Problem(f"{path} holds {len(content)} bytes behind the header {head.hex()}, expected "
+            raise UserError(f"{path} holds {len(content)} bytes behind the header {head.hex()}, expected "
                           f"{math.prod((DIGITS['mnist'][split], *shape))} behind {expected.hex()}: download it again")
         arrays.append(np.frombuffer(content, np.uint8).reshape(-1, *shape))
     _refuse(path, arrays[1], 9)
@@ -182,7 +182,7 @@ def _mnist(root, split):
 def _refuse(path, labels, most):
     bad = ~((labels >= 0) & (labels <= most) & (labels == np.rint(labels)))
     if bad.any():
-        raise Problem(f"{path} holds the label {labels[bad.argmax()]} at {bad.argmax()}, but labels are 0..{most}: "
+        raise UserError(f"{path} holds the label {labels[bad.argmax()]} at {bad.argmax()}, but labels are 0..{most}: "
                       "download it again")
 
 
@@ -199,10 +199,10 @@ def _characters(root):
                 found[folder] = sorted(entry for entry in os.listdir(os.path.join(base, folder))
                                        if entry.endswith(".png") and not entry.startswith("."))
                 if len(found[folder]) != DRAWINGS:
-                    raise Problem(f"{base}/{folder} holds {len(found[folder])} drawings (*.png), expected {DRAWINGS}: "
-                                  "unpack Omniglot there again")
+                    raise UserError(f"{base}/{folder} holds {len(found[folder])} drawings (*.png), expected "
+                                  f"{DRAWINGS}: unpack Omniglot there again")
     if len(found) != CHARACTERS:
-        raise Problem(f"{base}/images_{{background,evaluation}} hold {len(found)} characters, expected {CHARACTERS}: "
+        raise UserError(f"{base}/images_{{background,evaluation}} hold {len(found)} characters, expected {CHARACTERS}: "
                       "unpack both of Omniglot's archives there again")
     return found
 
@@ -232,11 +232,11 @@ def _opened(path):
     try:
         picture = PIL.Image.open(path)
     except OSError as error:
-        raise Problem(f"{path} cannot be read as a picture ({error.strerror or 'damaged'}): unpack Omniglot there "
+        raise UserError(f"{path} cannot be read as a picture ({error.strerror or 'damaged'}): unpack Omniglot there "
                       "again") from None
     if picture.size != (side, side):
         picture.close()
-        raise Problem(f"{path} is {picture.size[1]} x {picture.size[0]}, expected {side} x {side}: unpack Omniglot "
+        raise UserError(f"{path} is {picture.size[1]} x {picture.size[0]}, expected {side} x {side}: unpack Omniglot "
                       "there again, not resized")
     return picture
 
@@ -247,8 +247,8 @@ def _grey(path):
         try:
             grey = np.asarray(picture.convert("L"), np.float32) / 255
         except OSError:
-            raise Problem(f"{path} is damaged or cut short: unpack Omniglot there again") from None
+            raise UserError(f"{path} is damaged or cut short: unpack Omniglot there again") from None
     if grey.mean() < 0.5:
-        raise Problem(f"{path} is {1 - grey.mean():.0%} black, but drawings are black ink on white: unpack Omniglot "
+        raise UserError(f"{path} is {1 - grey.mean():.0%} black, but drawings are black ink on white: unpack Omniglot "
                       "there again, not inverted")
     return grey

@@ -13,7 +13,7 @@
     state_dict(), load_state_dict(state)
     describe()             one line for the run's header
 
-    expect(index)          the images of the next step: what has to be read for them may be read meanwhile
+    prefetch(index)        the images of the next step: what has to be read for them may be read meanwhile
 
 `terms` are added to the balanced sum as they are; the attribute `terms` has their names. Names of terms and of what is
 `watched` appear in curve.csv. Where several processes share a batch, all three are this one's parts of the whole.

@@ -24,9 +24,10 @@ import torch
 
 from models.network import ACTIVATIONS
 from models.transfer import TransferNet
-from pipeline import distributed, tasks
+from pipeline import tasks
 from pipeline.objectives import consistency_losses as between
 from pipeline.objectives import supervised
+from pipeline.runtime import distributed
 
 
 class Objective(supervised.Objective):

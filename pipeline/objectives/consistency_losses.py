@@ -8,7 +8,7 @@ its images' part: `part` is their share of it, and counts of pixels are of the w
 import torch
 import torch.nn.functional as F
 
-from pipeline import distributed
+from pipeline.runtime import distributed
 
 C1, C2 = 0.01**2, 0.03**2           # of SSIM
 WINDOW = 3

@@ -17,10 +17,11 @@ import torch.nn.functional as F
 
 from kernels import feature_distance
 from models.adaptor import Adaptor
-from pipeline import distributed, sources, store
-from pipeline.ahead import positions
 from pipeline.objectives import feature_losses, supervised
-from pipeline.problem import Problem
+from pipeline.runtime import distributed
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.prefetch import positions
+from pipeline.teachers import sources, store
 
 
 class Objective(supervised.Objective):
@@ -40,7 +41,7 @@ class Objective(supervised.Objective):
             for task in run["tasks"] for tap, goal in self.goals.items()
         }).to(device)
         if self.loss == "cka" and distributed.size() > 1:
-            raise Problem("`loss: cka` is of a whole batch, which several processes would share; set NPROC=1")
+            raise UserError("`loss: cka` is of a whole batch, which several processes would share; set NPROC=1")
         batch_statistics = method["teacher_bn"] == "batch"
         live = batch_statistics or not self.taps or not run["cacheable"]
         self.sources = {task: sources.Live(run, task, split.classes, device, batch_statistics)
@@ -93,9 +94,9 @@ class Objective(supervised.Objective):
         """The images of a batch that are labelled for a task."""
         return [image for image in index if image in self.domains[task]] if self.domains else index
 
-    def expect(self, index):
+    def prefetch(self, index):
         for task, source in self.sources.items():
-            source.expect(self.own(task, index), self.wanted)
+            source.prefetch(self.own(task, index), self.wanted)
 
     def step(self):
         if self.optimiser:

@@ -7,8 +7,9 @@ are what is balanced; an epoch is selected by the labels' losses. `taps` other t
 is. Teachers run live for their predictions.
 """
 
-from pipeline import sources, tasks
+from pipeline import tasks
 from pipeline.objectives import feature_distillation
+from pipeline.teachers import sources
 
 
 class Objective(feature_distillation.Objective):

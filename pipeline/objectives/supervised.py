@@ -30,7 +30,7 @@ class Objective:
     def follow(self, rate):
         pass
 
-    def expect(self, index):
+    def prefetch(self, index):
         pass
 
     def step(self):

@@ -6,12 +6,12 @@ import sys
 import time
 
 
-class Problem(Exception):
+class UserError(Exception):
     """One sentence that holds the offending value and names the key, file or make target that mends it."""
 
 
 def run(main, *arguments):
-    """Call a verb's `main`; a `Problem`, or a refusal of the file system, is one line on stderr and exit code 2."""
+    """Call a verb's `main`; a `UserError`, or a refusal of the file system, is one line on stderr and exit code 2."""
     try:
         inspect.signature(main).bind(*arguments)
     except TypeError:
@@ -20,7 +20,7 @@ def run(main, *arguments):
         sys.exit(2)
     try:
         main(*arguments)
-    except (Problem, OSError) as problem:
+    except (UserError, OSError) as problem:
         # of several processes the others wait, to be ended by torchrun if rank 0 says the same
         time.sleep(10 if os.environ.get("RANK", "0") != "0" else 0)
         print(f"error: {problem}", file=sys.stderr)

@@ -5,17 +5,17 @@ import os
 import torch
 
 import kernels.dispatch
-from pipeline import distributed
-from pipeline.problem import Problem
+from pipeline.runtime import distributed
+from pipeline.runtime.errors import UserError
 
 
 def pick():
     """DEVICE = auto | cpu | cuda from the environment, with deterministic algorithms switched on."""
     name = os.environ.get("DEVICE", "auto")
     if name not in ("auto", "cpu", "cuda"):
-        raise Problem(f"DEVICE is {name!r}; it can be auto, cpu or cuda")
+        raise UserError(f"DEVICE is {name!r}; it can be auto, cpu or cuda")
     if name == "cuda" and not torch.cuda.is_available():
-        raise Problem("DEVICE is 'cuda' but torch finds no GPU; set DEVICE=cpu")
+        raise UserError("DEVICE is 'cuda' but torch finds no GPU; set DEVICE=cpu")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     # NaN-filling every fresh tensor is for debugging and costs a pass over memory
@@ -29,7 +29,7 @@ def pick():
     try:
         kernels.dispatch.choose(where)
     except ValueError as mistake:
-        raise Problem(str(mistake)) from None
+        raise UserError(str(mistake)) from None
     return where
 
 

@@ -9,8 +9,8 @@ import sys
 
 import torch
 
-from pipeline import device, distributed
-from pipeline.problem import Problem
+from pipeline.runtime import device, distributed
+from pipeline.runtime.errors import UserError
 
 MODES = {"off": None, "on": "default", "graphs": "reduce-overhead"}
 
@@ -19,7 +19,7 @@ def trunk_of(model, image, precision):
     """`model.features`, compiled if COMPILE asks for it and it works on a batch like `image`; and its name."""
     asked = os.environ.get("COMPILE", "off")
     if asked not in MODES:
-        raise Problem(f"COMPILE is {asked!r}; it can be {', '.join(MODES)}")
+        raise UserError(f"COMPILE is {asked!r}; it can be {', '.join(MODES)}")
     if asked == "off":
         return model.features, "eager"
     if asked == "graphs" and image.device.type != "cuda":

@@ -4,7 +4,7 @@ Both variants train the same ResNet-34 and transfer nets on the same drawn image
 `bare`, where each transferred prediction's mean and the plain task losses stand in for all that is masked, so that
 every convolution runs forward and back and next to nothing else. In turns; the median of the rounds.
 
-    python -m pipeline.bench_consistency [batch] [rounds]
+    python -m pipeline.bench.consistency [batch] [rounds]
 """
 
 import statistics
@@ -15,9 +15,12 @@ import types
 import torch
 
 import kernels.dispatch
-from pipeline import balancers, device, params, teachers, train
+from pipeline import balancers, train
+from pipeline.config import params
 from pipeline.objectives import consistency, supervised
-from pipeline.problem import run
+from pipeline.runtime import device
+from pipeline.runtime.errors import run
+from pipeline.teachers import networks
 
 SIZE, SUITE, ROW = (128, 256), "xtask_streets", "xtasc-streets"
 
@@ -62,7 +65,7 @@ def variants(classes, precision, batch, where):
 
     def steps(kind):
         torch.manual_seed(0)
-        model = teachers.network(row, row["tasks"], split.classes, where).train()
+        model = networks.network(row, row["tasks"], split.classes, where).train()
         objective = kind(row, model, split, where)
         balancer = balancers.load("uncertainty", row["tasks"], device=where)
         optimiser = torch.optim.Adam(model.parameters(), 1e-4, fused=True)

@@ -1,6 +1,6 @@
 """`make bench-store`: the feature store beside the disk and memory it stands on, in one run.
 
-    python -m pipeline.bench_store [images=795] [size=288x384] [width=1.0] [dtype=float16] [rounds=3]
+    python -m pipeline.bench.store [images=795] [size=288x384] [width=1.0] [dtype=float16] [rounds=3]
 
 Three teachers' features of so many images (drawn numbers; SegNet's taps), written by the store's writer and read in a
 training's order, two images a step, by `sources.Cached` with its reading ahead. Beside it, in turns, as many bytes of a
@@ -24,12 +24,13 @@ import torch
 from kernels.packing import pack
 from models.network import scaled
 from models.segnet import CHANNELS
-from pipeline import checkpoint, sources, store
-from pipeline.problem import Problem, run
-from pipeline.progress import Line
+from pipeline.runtime import files
+from pipeline.runtime.errors import UserError, run
+from pipeline.runtime.progress import Line
+from pipeline.teachers import sources, store
 
 TEACHERS, STEP, IN_RAM = 3, 2, 100
-FOLDER = checkpoint.WORK / "bench-store"
+FOLDER = files.WORK / "bench-store"
 CPU = torch.device("cpu")
 
 
@@ -44,8 +45,8 @@ def main(*words):
     print(f"{images} images, {TEACHERS} teachers, {height}x{width}, {dtype}: {needed / 1e9:.1f} GB, {free / 1e9:.1f} "
           "GB free", flush=True)
     if needed > 0.9 * free:
-        raise Problem(f"the benchmark writes {needed:,} bytes but {FOLDER} has {free:,} free; make room, or give fewer "
-                      "images= or dtype=uint8")
+        raise UserError(f"the benchmark writes {needed:,} bytes but {FOLDER} has {free:,} free; make room, or give "
+                      "fewer images= or dtype=uint8")
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True)
     try:
@@ -61,7 +62,7 @@ def asked(words):
     for word in words:
         key, _, value = word.partition("=")
         if key not in shapes or not re.fullmatch(shapes[key], value):
-            raise Problem(f"{word!r} is not understood; the words are images=795, size=288x384, width=1.0, "
+            raise UserError(f"{word!r} is not understood; the words are images=795, size=288x384, width=1.0, "
                           "dtype=float16 and rounds=3")
         found[key] = value
     size = tuple(map(int, found["size"].split("x")))
@@ -179,12 +180,12 @@ def cached(i, shapes, kind, place):
 
 def epoch(teachers, batches):
     for source in teachers:
-        source.expect(batches[0], ("mid", "last"))
+        source.prefetch(batches[0], ("mid", "last"))
     for index, following in zip(batches, [*batches[1:], None], strict=True):
         for source in teachers:
             source.batch(index, None, ("mid", "last"))
             if following:
-                source.expect(following, ("mid", "last"))
+                source.prefetch(following, ("mid", "last"))
 
 
 def forget(*paths):

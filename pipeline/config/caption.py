@@ -1,7 +1,7 @@
 """What stands above a table: its data, protocol, epochs, definitions, switches, methods, commit and device, a sentence
 each. Rendered and fitted data are called so."""
 
-from pipeline.schema import DISTILLING
+from pipeline.config.schema import DISTILLING
 
 NETWORKS = {"segnet": "SegNet", "mtan": "MTAN", "lenet": "LeNet", "resnet": "ResNet", "adamt": "AdaMT-Net"}
 RULES = {"last": "last epoch", "last10": "mean of the last ten epochs, or all",

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 
-from pipeline.problem import Problem
+from pipeline.runtime.errors import UserError
 
 
 def text(lines):
@@ -17,7 +17,7 @@ def text(lines):
 
 
 def read(folder, redo):
-    """(curve.csv as a list of {column: number}, cost.json) of a run's folder; `Problem` with the remedy."""
+    """(curve.csv as a list of {column: number}, cost.json) of a run's folder; `UserError` with the remedy."""
     try:
         with open(folder / "curve.csv", newline="") as file:
             curve = [{key: float(value) for key, value in line.items()} for line in csv.DictReader(file)]
@@ -25,4 +25,4 @@ def read(folder, redo):
             raise ValueError("curve.csv has no rows")
         return curve, json.loads((folder / "cost.json").read_text())
     except (OSError, ValueError, TypeError) as mistake:
-        raise Problem(f"{folder} has no readable curve.csv and cost.json ({mistake}); {redo}") from None
+        raise UserError(f"{folder} has no readable curve.csv and cost.json ({mistake}); {redo}") from None

@@ -2,7 +2,7 @@
 
 import torch
 
-from pipeline import distributed
+from pipeline.runtime import distributed
 from pipeline.tasks import Tally
 
 PIXELS = 2**19          # a forward, or 16 images; no dataset-level metric depends on it

@@ -1,4 +1,4 @@
-"""KD4MTL's released training step in its plainest form: what `pipeline.bench_step` compares with; nothing trains by it.
+"""KD4MTL's released training step in its plainest form: what `pipeline.bench.step` compares with; nothing trains by it.
 
 As released: live teachers in train mode (SegNet's compute all three heads, MTAN's have one branch), the normal loss
 masked by the depth, the distance in eager torch, a float64 .npy file each image and target, Adam not fused, training
@@ -15,7 +15,9 @@ import torch.nn.functional as F
 
 from kernels.cases import official
 from models.adaptor import Adaptor
-from pipeline import checkpoint, data, teachers
+from pipeline import data
+from pipeline.loop import checkpoint
+from pipeline.teachers import networks
 
 RAW = pathlib.Path("raw")
 
@@ -35,14 +37,14 @@ class Recipe:
         self.where, self.tasks, self.method = where, row["tasks"], row["method"]
         self.classes = data.load_manifest(row["suite"])["classes"]
         torch.manual_seed(row["seed"])
-        self.model = teachers.network(row, self.tasks, self.classes, where).train()
+        self.model = networks.network(row, self.tasks, self.classes, where).train()
         self.adaptors = torch.nn.ModuleDict({f"{task}_{tap}": Adaptor("linear", *[self.model.tap_channels[tap]] * 2)
                                              for task in self.tasks for tap in self.method["taps"]}).to(where)
         self.teachers = torch.nn.ModuleDict()
         for task in self.tasks:
             heads = self.tasks if row["model"] == "segnet" else [task]
-            state = checkpoint.read_weights(teachers.weights_file(row, task), "start the benchmark again")["last"]
-            self.teachers[task] = teachers.network(row, heads, self.classes, where).requires_grad_(False).train()
+            state = checkpoint.read_weights(networks.weights_file(row, task), "start the benchmark again")["last"]
+            self.teachers[task] = networks.network(row, heads, self.classes, where).requires_grad_(False).train()
             self.teachers[task].load_state_dict(state, strict=False)      # the other tasks' heads stay as drawn
         self.arrange(torch.channels_last if compiled else torch.contiguous_format)
         self.optimiser = torch.optim.Adam(self.model.parameters(), row["train"]["lr"])

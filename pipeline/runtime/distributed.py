@@ -19,7 +19,7 @@ import time
 import torch
 from torch import nn
 
-from pipeline.problem import Problem
+from pipeline.runtime.errors import UserError
 
 BUCKET = 1 << 25           # bytes of gradients that travel together
 PATIENCE = datetime.timedelta(hours=6)      # while rank 0 rebuilds features, the others wait
@@ -32,7 +32,7 @@ def wanted():
     """NPROC from the environment: processes on this machine."""
     text = os.environ.get("NPROC", "1")
     if not text.isdigit() or int(text) < 1:
-        raise Problem(f"NPROC is {text!r}; it should be a number of processes, at least 1")
+        raise UserError(f"NPROC is {text!r}; it should be a number of processes, at least 1")
     return int(text)
 
 
@@ -46,7 +46,7 @@ def launched(module, *words):
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     gpus = torch.cuda.device_count() if os.environ.get("DEVICE") != "cpu" else 0
     if gpus and wanted() > gpus:
-        raise Problem(f"NPROC is {wanted()} but there are {gpus} GPUs; lower it, or set DEVICE=cpu")
+        raise UserError(f"NPROC is {wanted()} but there are {gpus} GPUs; lower it, or set DEVICE=cpu")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // wanted())))
     logging.disable(logging.ERROR)                          # what torchrun logs of a failure is said below
     options = [] if several else ["--standalone"]
@@ -60,7 +60,7 @@ def launched(module, *words):
         # what was killed says nothing; what ended by itself has said why
         for rank, end in failure.failures.items():
             if end.exitcode < 0 and -end.exitcode != signal.SIGTERM:        # by which torchrun ends the others
-                raise Problem(f"process {rank} of {wanted()} was ended by {signal.Signals(-end.exitcode).name}; the "
+                raise UserError(f"process {rank} of {wanted()} was ended by {signal.Signals(-end.exitcode).name}; the "
                               "same command goes on from the last finished epoch") from None
         sys.exit(failure.get_first_failure()[1].exitcode)
     return True
@@ -130,12 +130,12 @@ def least(value):
 
 
 def reduced(value, operation=torch.distributed.ReduceOp.SUM):
-    """In place; where another process is gone, a `Problem`, unless torchrun ends this one too in time."""
+    """In place; where another process is gone, a `UserError`, unless torchrun ends this one too in time."""
     try:
         torch.distributed.all_reduce(value, operation)
     except RuntimeError as lost:
         time.sleep(10)
-        raise Problem(f"process {rank()} of {size()} has lost another one ({str(lost).splitlines()[0][:200]}); the "
+        raise UserError(f"process {rank()} of {size()} has lost another one ({str(lost).splitlines()[0][:200]}); the "
                       "same command goes on from the last finished epoch") from None
     return value
 

@@ -23,11 +23,14 @@ import numpy as np
 import torch
 
 from kernels.packing import normalise, pack, unpack
-from pipeline import checkpoint, data, distributed, params, sources, teachers
-from pipeline.problem import Problem
-from pipeline.progress import Line
+from pipeline import data
+from pipeline.config import params
+from pipeline.runtime import distributed, files
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.progress import Line
+from pipeline.teachers import networks, sources
 
-BULK = checkpoint.WORK / "features"
+BULK = files.WORK / "features"
 # Images a teacher forward and a write, and those of small pictures; fixed, so that a rebuild gives the same bits.
 BATCH, SMALL = 8, 512
 CHECKED = 16               # images that the parity gate compares
@@ -41,15 +44,15 @@ def manifest_file(run, task):
 
 def identity(run, task):
     """The directory's name: everything that decides the features' bytes."""
-    path = teachers.weights_file(run, task)
+    path = networks.weights_file(run, task)
     try:
-        weights = checkpoint.digest(path)
+        weights = files.digest(path)
     except FileNotFoundError:
-        raise Problem(f"{path} is not there; run `dvc repro {params.stage_of(run, 'teacher', task)}`") from None
+        raise UserError(f"{path} is not there; run `dvc repro {params.stage_of(run, 'teacher', task)}`") from None
     facts = {"weights": weights, "features": run["features"], "preprocessing": "image / 255",
              "data": data.fingerprint(data.load_manifest(run["suite"])), "batch_norm": "running",
-             "code": {file: checkpoint.digest(checkpoint.PROJECT / file) for file in (
-                 "pipeline/store.py", "pipeline/teachers.py", "models/network.py", "models/segnet.py",
+             "code": {file: files.digest(files.PROJECT / file) for file in (
+                 "pipeline/teachers/store.py", "pipeline/teachers/networks.py", "models/network.py", "models/segnet.py",
                  f"models/{run['model']}.py", "kernels/packing.py")}}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -57,22 +60,22 @@ def identity(run, task):
 def build(run, task, split, device):
     """Write one teacher's features of `split` and pass them through the parity gate; returns the bulk's manifest.
 
-    Goes on after a kill from the last whole batch. `Problem` before any work when the disk is too small.
+    Goes on after a kill from the last whole batch. `UserError` before any work when the disk is too small.
     """
     name = identity(run, task)
-    teacher = teachers.load(run, task, split.classes, device)
+    teacher = networks.load(run, task, split.classes, device)
     dtype = getattr(torch, run["features"]["dtype"])
     with torch.no_grad():
         probe = teacher.features(split.batch([0])[0])[task]
     shapes = {tap: (len(split), x[0, 0].numel(), x.shape[1]) for tap, x in probe.items()}
     needed = sum(int(np.prod(shape)) for shape in shapes.values()) * dtype.itemsize
-    free = shutil.disk_usage(checkpoint.PROJECT if not BULK.exists() else BULK).free
+    free = shutil.disk_usage(files.PROJECT if not BULK.exists() else BULK).free
     partial = BULK / f"{name}.partial"
     writer = Writer(partial, shapes, run["features"]["dtype"])
     free += needed * writer.images // len(split)
     print(f"features of {task}: {needed / 1e6:.1f} MB predicted, {free / 1e9:.1f} GB free")
     if needed > free:
-        raise Problem(f"the {task} teacher's features need {needed:,} bytes but {BULK} has {free:,} free; make room, "
+        raise UserError(f"the {task} teacher's features need {needed:,} bytes but {BULK} has {free:,} free; make room, "
                       "set `features.dtype: uint8`, or lower `train` or the size in the protocol's `data`")
     writer.open()
     batch = batch_of(split)
@@ -94,13 +97,14 @@ def build(run, task, split, device):
     line.close(f"{actual / 1e6:.1f} MB written; parity: cosine {cosine:.7f}, largest difference {gap:.1e}")
     bounds = PARITY[run["features"]["dtype"]]
     if not (cosine > bounds[0] and gap < bounds[1]):
-        raise Problem(f"stored {task} features differ from the live teacher's (cosine {cosine:.6f}, bound {bounds[0]}; "
+        raise UserError(f"stored {task} features differ from the live teacher's (cosine {cosine:.6f}, bound "
+                      f"{bounds[0]}; "
                       f"difference {gap:.1e}, bound {bounds[1]}); remove {partial} and run the same command again")
     manifest = {"identity": name, "bytes": actual, "ids": split.ids, "dtype": run["features"]["dtype"],
                 "shapes": shapes, "crc32": done["crc32"], "energy": done["energy"],
                 "parity": {"images": min(CHECKED, len(split)), "cosine": cosine, "largest_difference": gap}}
     writer.close()
-    checkpoint.write(partial / "manifest.json", json.dumps(manifest).encode())
+    files.write(partial / "manifest.json", json.dumps(manifest).encode())
     (partial / "progress.json").unlink()
     shutil.rmtree(BULK / name, ignore_errors=True)
     os.replace(partial, BULK / name)
@@ -144,7 +148,7 @@ class Writer:
             self.done["crc32"][tap] += sums
             self.done["energy"][tap] += energies[tap]
         self.done["images"] += len(images)
-        checkpoint.write(self.folder / "progress.json", json.dumps(self.done).encode())
+        files.write(self.folder / "progress.json", json.dumps(self.done).encode())
 
     def close(self):
         for file in self.files.values():
@@ -186,33 +190,33 @@ def parity(teacher, split, task, arrays, name):
 
 
 def load_bulk(run, task, split):
-    """The bulk's manifest, or None when it has to be built. `Problem` if the tracked manifest is missing or stale."""
+    """The bulk's manifest, or None when it has to be built. `UserError` if the tracked manifest is missing or stale."""
     path, name = manifest_file(run, task), identity(run, task)
     try:
         tracked = json.loads(path.read_text())["identity"]
     except (FileNotFoundError, ValueError, TypeError, KeyError):
-        raise Problem(f"{path} is missing or damaged; run `dvc repro --force "
+        raise UserError(f"{path} is missing or damaged; run `dvc repro --force "
                       f"{params.stage_of(run, 'features', task)}`") from None
     if tracked != name:
-        raise Problem(f"{path} is stale: it belongs to features {tracked}, teacher and data now call for {name}; run "
+        raise UserError(f"{path} is stale: it belongs to features {tracked}, teacher and data now call for {name}; run "
                       f"`dvc repro {params.stage_of(run, 'features', task)}`")
     try:
         manifest = json.loads((BULK / name / "manifest.json").read_text())
     except (FileNotFoundError, ValueError):
         return None
     if manifest["ids"] != split.ids:
-        raise Problem(f"{BULK / name} holds other images than the training set; remove it and run the command again")
+        raise UserError(f"{BULK / name} holds other images than the training set; remove it and run the command again")
     return manifest
 
 
 def open_for(run, task, split, device):
-    """One teacher's features for a student, as `pipeline/sources.py` has them."""
+    """One teacher's features for a student, as `pipeline/teachers/sources.py` has them."""
     place = os.environ.get("FEATURES", "auto")
     if place not in ("auto", "gpu", "ram", "disk", "live"):
-        raise Problem(f"FEATURES is {place!r}; it can be auto, gpu, ram, disk or live")
+        raise UserError(f"FEATURES is {place!r}; it can be auto, gpu, ram, disk or live")
     augment = run["train"]["augment"]
     if augment != "none" and place not in ("auto", "live"):
-        raise Problem(f"FEATURES is {place!r} and `augment` {augment!r}, but cached features are those of whole "
+        raise UserError(f"FEATURES is {place!r} and `augment` {augment!r}, but cached features are those of whole "
                       "images; set FEATURES=live or auto, or `augment: none`")
     if place == "live" or augment != "none":
         return sources.Live(run, task, split.classes, device)
@@ -224,5 +228,5 @@ def open_for(run, task, split, device):
     if place == "auto":
         place = sources.roomiest(manifest["bytes"], device)
     elif place == "gpu" and device.type != "cuda":
-        raise Problem("FEATURES is 'gpu' but the run is on the CPU; set FEATURES=ram or DEVICE=cuda")
+        raise UserError("FEATURES is 'gpu' but the run is on the CPU; set FEATURES=ram or DEVICE=cuda")
     return sources.Cached(BULK / manifest["identity"], manifest, place, device)

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 
-class Ahead:
-    """`expect(key)` begins to read, `get(key)` has it: the tensors that `read(key, room)` returns, on the device.
+class Prefetch:
+    """`prefetch(key)` begins to read, `get(key)` has it: the tensors that `read(key, room)` returns, on the device.
 
     `read` fills CPU tensors from `room(name, shape, dtype)`: memory, pinned for a GPU, that is used again. So what
     `get` returns on a CPU lasts until `rooms` more are expected. A key that nobody expected is read at once.
@@ -19,7 +19,7 @@ class Ahead:
         self.rooms, self.turn = [Room(device) for _ in range(rooms)], 0
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
-    def expect(self, key):
+    def prefetch(self, key):
         self.coming[key] = self.thread.submit(self.fetch, key)
 
     def fetch(self, key):
@@ -36,7 +36,7 @@ class Ahead:
     def get(self, key):
         if key not in self.coming:
             self.coming.clear()                    # this one takes their room
-            self.expect(key)
+            self.prefetch(key)
         tensors = self.coming.pop(key).result()
         if self.stream:
             present = torch.cuda.current_stream(self.device)

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.schema import (
+from pipeline.config.schema import (
     DENSE,
     AdaptorTraining,
     Name,

@@ -1,7 +1,7 @@
 """Where a student reads one teacher's features while it trains: the store's arrays in a tier, or the teacher itself.
 
     batch(index, image, taps) -> {tap: (unit features (B, P, C), mean squared norm (B,))}
-    expect(index, taps)          the next batch, when the present one's distances are known; it is read meanwhile
+    prefetch(index, taps)        the next batch, when the present one's distances are known; it is read meanwhile
     describe()
 """
 
@@ -13,9 +13,10 @@ import torch
 
 import kernels.dispatch
 from kernels.packing import normalise
-from pipeline import distributed, teachers
-from pipeline.ahead import Ahead, Room, positions, rows
-from pipeline.problem import Problem
+from pipeline.runtime import distributed
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.prefetch import Prefetch, Room, positions, rows
+from pipeline.teachers import networks
 
 
 def roomiest(needed, device):
@@ -35,9 +36,9 @@ class Live:
 
     def __init__(self, run, task, classes, device, batch_statistics=False):
         self.task, self.batch_statistics = task, batch_statistics
-        self.network = teachers.load(run, task, classes, device).train(batch_statistics)
+        self.network = networks.load(run, task, classes, device).train(batch_statistics)
 
-    def expect(self, index, taps):
+    def prefetch(self, index, taps):
         pass
 
     @torch.no_grad()
@@ -64,7 +65,7 @@ class Cached:
         self.energy = {tap: torch.tensor(values, dtype=torch.float64, device=device)
                        for tap, values in manifest["energy"].items()}
         # the fused kernels are done with a batch when they return; the reference's backward pass reads it again
-        self.ahead = Ahead(self.read, device, 1 if kernels.dispatch.choose(device) != "reference" else 2)
+        self.ahead = Prefetch(self.read, device, 1 if kernels.dispatch.choose(device) != "reference" else 2)
         if place in ("gpu", "ram"):
             whole = list(range(len(manifest["ids"])))
             self.arrays = {tap: self.from_disk(tap, whole, fresh).to(device if place == "gpu" else "cpu")
@@ -102,8 +103,8 @@ class Cached:
         return out
 
     def damage(self, path, what):
-        return Problem(f"{path} is damaged ({what}); remove {self.folder} and run the same command again: the features "
-                       "are rebuilt and training goes on from its last epoch")
+        return UserError(f"{path} is damaged ({what}); remove {self.folder} and run the same command again: the "
+                       "features are rebuilt and training goes on from its last epoch")
 
     def read(self, key, room):
         index, taps = key
@@ -111,9 +112,9 @@ class Cached:
             return [self.from_disk(tap, index, room) for tap in taps]
         return [rows(self.arrays[tap], index, room, tap) for tap in taps]
 
-    def expect(self, index, taps):
+    def prefetch(self, index, taps):
         if self.place == "disk" or (self.place == "ram" and self.device.type != "cpu"):
-            self.ahead.expect((tuple(index), tuple(taps)))
+            self.ahead.prefetch((tuple(index), tuple(taps)))
 
     def batch(self, index, image, taps):
         places = positions(index, self.device)

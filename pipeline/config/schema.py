@@ -1,4 +1,4 @@
-"""What params.yaml may hold: its sections, their types and how names hold together; `pipeline.params` reads it."""
+"""What params.yaml may hold: its sections, their types and how names hold together; `config.params` reads it."""
 
 import pathlib
 import re
@@ -6,13 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from pipeline.mistakes import one_of
+from pipeline.config.mistakes import one_of
 
 # What the released codes call their balancers, and the files there are.
 ALIASES = {"ls": "uniform", "ew": "uniform", "equal": "uniform", "uw": "uncertainty", "uncert": "uncertainty",
            "mgdaub": "mgda_ub", "gs": "pcgrad", "nash": "nash_mtl", "nashmtl": "nash_mtl", "amtl": "aligned_mtl",
            "amtlub": "aligned_mtl_ub", "imtl_g": "imtl", "scaleinvls": "si", "dbmtl": "db_mtl"}
-BALANCERS = sorted([file.stem for file in pathlib.Path(__file__).parent.glob("balancers/[a-z]*.py")] + [*ALIASES])
+FOLDER = pathlib.Path(__file__).parent.parent
+BALANCERS = sorted([file.stem for file in FOLDER.glob("balancers/[a-z]*.py")] + [*ALIASES])
 # The tasks that a data set has labels for, and the networks that a task's images go through.
 DENSE, PAIR = ("semantic", "depth", "normal"), ("digits", "characters")
 TASKS_OF = {"scenes": DENSE, "nyuv2": DENSE, "streets": DENSE[:2], "cityscapes": DENSE[:2], "glyphs": PAIR,

@@ -1,4 +1,4 @@
-"""params.yaml -> one frozen, fully checked tree. `python -m pipeline.params` checks and says what is in force.
+"""params.yaml -> one frozen, fully checked tree. `python -m pipeline.config.params` checks and says what is in force.
 
 Every verb loads the whole file through `load`, so that no stage starts under a file that has a mistake anywhere.
 """
@@ -12,10 +12,9 @@ from typing import get_args
 import yaml
 from pydantic import ValidationError, model_validator
 
-from pipeline.methods import Method
-from pipeline.mistakes import is_number, nearest, one_of, sentence, with_point
-from pipeline.problem import Problem, run
-from pipeline.schema import (
+from pipeline.config.methods import Method
+from pipeline.config.mistakes import is_number, nearest, one_of, sentence, with_point
+from pipeline.config.schema import (
     ALIASES,
     BALANCERS,
     CONSISTENT,
@@ -34,6 +33,7 @@ from pipeline.schema import (
     Switches,
     Task,
 )
+from pipeline.runtime.errors import UserError, run
 
 FILE = pathlib.Path("params.yaml")
 KINDS = {int: "a whole number", float: "a finite number", str: "text", dict: "{task: finite number}",
@@ -154,7 +154,7 @@ class Params(Section):
         """A suite of the file; "search" is the one searched, on its own seeds and models, its students the trials."""
         known = [*type(self.suites).model_fields, "search"]
         if name not in known:
-            raise Problem(f"{name!r} is no suite; there are {', '.join(known)}{nearest(name, known)}")
+            raise UserError(f"{name!r} is no suite; there are {', '.join(known)}{nearest(name, known)}")
         if name != "search":
             return getattr(self.suites, name)
         search = self.search
@@ -185,7 +185,7 @@ class Params(Section):
         """One run as a plain dict: everything that `stage` trains by, nothing else.
 
         stage: teacher, baseline, wide, student, ablation, or searched for what a search found. `name` is a task for a
-        teacher, a trial in the suite "search", "searched", a method otherwise. `Problem` if it is none of the listed.
+        teacher, a trial in the suite "search", "searched", a method otherwise. `UserError` if it is none of the listed.
         """
         chosen = self.suite(suite)
         groups = {"teacher": ("tasks", chosen.models, chosen.tasks)} | {
@@ -200,7 +200,7 @@ class Params(Section):
                                    (seed, f"{place}.seeds", map(str, chosen.seeds))):
             known = list(known)
             if value not in known:
-                raise Problem(f"{value!r} is not among {', '.join(known) or 'nothing'} ({told} in {FILE})"
+                raise UserError(f"{value!r} is not among {', '.join(known) or 'nothing'} ({told} in {FILE})"
                               f"{nearest(value, known)}")
         method = {"objective": "supervised", "balancer": "uniform", "options": {}, "title": "STL"}
         if stage != "teacher":
@@ -226,7 +226,7 @@ def found(model, file=pathlib.Path("out/search/lambda.json")):
     try:
         return json.loads(file.read_text())[model]
     except (OSError, ValueError, KeyError, TypeError) as mistake:
-        raise Problem(f"{file} names no lambda of {model} ({mistake}); run `make search-lambda`") from None
+        raise UserError(f"{file} names no lambda of {model} ({mistake}); run `make search-lambda`") from None
 
 
 def folder(suite, model, name, seed):
@@ -246,23 +246,23 @@ def work(training, height, width):
 
 
 def load(file=FILE):
-    """The whole of params.yaml, checked. Raises `Problem` with the first mistake in one sentence."""
+    """The whole of params.yaml, checked. Raises `UserError` with the first mistake in one sentence."""
     try:
         text = pathlib.Path(file).read_text()
     except FileNotFoundError:
-        raise Problem(f"{file} is not here; run from the root of the project") from None
+        raise UserError(f"{file} is not here; run from the root of the project") from None
     try:
         tree = yaml.safe_load(text)
     except yaml.YAMLError as mistake:
-        raise Problem(f"{file} is not YAML: {' '.join(str(mistake).split())}") from None
+        raise UserError(f"{file} is not YAML: {' '.join(str(mistake).split())}") from None
     if not isinstance(tree, dict):
-        raise Problem(f"{file} holds no keys; take the file from the repository again")
+        raise UserError(f"{file} holds no keys; take the file from the repository again")
     try:
         return Params(**{str(key): value for key, value in tree.items()})
     except ValidationError as mistake:
         # a misspelt key is also a missing one: the unknown name is the better news
         first = min(mistake.errors(), key=lambda error: error["type"] != "extra_forbidden")
-        raise Problem(f"{file}: {sentence(first, Params)}") from None
+        raise UserError(f"{file}: {sentence(first, Params)}") from None
 
 
 def fits(value, kind):
@@ -275,7 +275,7 @@ def fits(value, kind):
 
 
 def check_options(chosen):
-    """Every balancer that has options is made once; `Problem` names the key and the nearest valid one."""
+    """Every balancer that has options is made once; `UserError` names the key and the nearest valid one."""
     balancers = importlib.import_module("pipeline.balancers")      # by name: they come after params
     for name, method in chosen.methods.items():
         if not method.options:
@@ -283,19 +283,19 @@ def check_options(chosen):
         where, known = f"methods.{name}.options", balancers.options(ALIASES.get(method.balancer, method.balancer))
         for key, value in method.options.items():
             if key not in known:
-                raise Problem(f"{FILE}: unknown key `{where}.{key}`{nearest(key, known)} (known for {method.balancer}: "
-                              f"{', '.join(known)})")
+                raise UserError(f"{FILE}: unknown key `{where}.{key}`{nearest(key, known)} (known for "
+                              f"{method.balancer}: {', '.join(known)})")
             if not any(fits(value, kind) for kind in known[key]):
                 number = isinstance(value, str) and is_number(value) and float in known[key]
                 hint = f"; write {with_point(value)} (with a point before the e)" if number else ""
-                raise Problem(f"{FILE}: `{where}.{key}` is {value!r}; it should be "
+                raise UserError(f"{FILE}: `{where}.{key}` is {value!r}; it should be "
                               f"{' or '.join(KINDS[kind] for kind in known[key])}{hint}")
         tasks = next((suite.tasks for _, suite in chosen.suites if any(
             name in rows for _, _, rows, _ in suite.groups().values())), chosen.suites.rooms.tasks)
         try:
             balancers.load(ALIASES.get(method.balancer, method.balancer), tasks, **method.options)
         except (TypeError, ValueError) as mistake:
-            raise Problem(f"{FILE}: `{where}`: {mistake}") from None
+            raise UserError(f"{FILE}: `{where}`: {mistake}") from None
 
 
 def main():

@@ -1,8 +1,8 @@
 """`make bench-step`: a training step of the released recipe in its plainest form beside ours, on the same images.
 
-    python -m pipeline.bench_step [segnet|mtan ...] [batch=2 ...] [size=288x384] [width=1.0] [rounds=3] [compiled]
+    python -m pipeline.bench.step [segnet|mtan ...] [batch=2 ...] [size=288x384] [width=1.0] [rounds=3] [compiled]
 
-`plain` is KD4MTL's released training step (`pipeline.recipe`): eager float32, contiguous (NCHW) layout, live teachers,
+`plain` is KD4MTL's released training step (`pipeline.bench.recipe`): eager float32, NCHW layout, live teachers,
 float64 files, metrics on the host. `plain compiled` has torch.compile and channels last (on CUDA, or with the word
 `compiled`). All others are `pipeline.train`'s step on the project's own pieces, with deterministic algorithms as there;
 the plain ones do without.
@@ -37,11 +37,16 @@ from torch import profiler
 
 import kernels.dispatch
 from kernels.bench import relative, resident
-from pipeline import checkpoint, data, device, features, objectives, params, prepare, recipe, teachers, train
-from pipeline.balance import Record
+from pipeline import data, features, objectives, prepare, train
+from pipeline.bench import recipe
+from pipeline.config import params
 from pipeline.evaluate import commit
-from pipeline.problem import Problem, run
-from pipeline.progress import Line
+from pipeline.loop import checkpoint
+from pipeline.loop.record import Record
+from pipeline.runtime import device, files
+from pipeline.runtime.errors import UserError, run
+from pipeline.runtime.progress import Line
+from pipeline.teachers import networks
 
 PLAIN, SAME, LAST, HALF, UNIFORM, COMPILED = VARIANTS = (
     "plain", "cached, contiguous float32", "cached, channels-last float32", "cached, channels-last bfloat16",
@@ -84,7 +89,7 @@ def asked(words):
     for word in words:
         key, _, value = word.partition("=")
         if word not in known and not (key in shapes and re.fullmatch(shapes[key], value)):
-            raise Problem(f"{word!r} is not understood; the words are segnet, mtan, compiled, batch=2, size=288x384, "
+            raise UserError(f"{word!r} is not understood; the words are segnet, mtan, compiled, batch=2, size=288x384, "
                           "width=1.0 and rounds=3")
         found.setdefault(key, []).append(value)
     size = tuple(map(int, found["size"][-1].split("x")))
@@ -96,7 +101,7 @@ def asked(words):
 
 def make_project(models, batch, size, width, where):
     """params.yaml, prepared scenes and the same as float64 files, drawn teachers and their features."""
-    tree = yaml.safe_load((checkpoint.PROJECT / "params.yaml").read_text())
+    tree = yaml.safe_load((files.PROJECT / "params.yaml").read_text())
     paper, ours = tree["protocols"]["paper"]["rooms"], tree["methods"]["ours"]
     tree["protocol"] = "paper"
     tree["suites"]["rooms"] |= {
@@ -118,13 +123,13 @@ def make_project(models, batch, size, width, where):
         row = params.load().resolve("rooms", "student", model, "ours", "0")
         for i, task in enumerate(row["tasks"]):
             torch.manual_seed(i + 1)
-            teacher = teachers.network(row, [task], split.classes, where).train()
+            teacher = networks.network(row, [task], split.classes, where).train()
             for part in teacher.modules():
                 if isinstance(part, torch.nn.BatchNorm2d):
                     part.momentum = 1.0
             with torch.no_grad():
                 teacher.features(split.batch(list(range(8)))[0])
-            checkpoint.write(teachers.weights_file(row, task), checkpoint.pack({"last": train.copy(teacher)}))
+            files.write(networks.weights_file(row, task), checkpoint.pack({"last": train.copy(teacher)}))
             features.main("rooms", model, task, "0")
 
 
@@ -147,7 +152,7 @@ class Ours:
         self.where, self.layout, self.precision = where, layout, row["train"]["precision"]
         self.split, self.record, self.sums = data.Split("rooms", "train", where), Record(row["tasks"]), 0
         torch.manual_seed(row["seed"])
-        self.model = teachers.network(row, row["tasks"], self.split.classes, where).to(memory_format=layout).train()
+        self.model = networks.network(row, row["tasks"], self.split.classes, where).to(memory_format=layout).train()
         self.objective = objectives.load(row["method"]["objective"], row, self.model, self.split, where)
         self.adaptors = getattr(self.objective, "adaptors", None)
         self.balancer = train.balancer_of(row, where)

@@ -3,8 +3,10 @@
 import torch
 
 import models
-from pipeline import checkpoint, distributed, params
-from pipeline.problem import Problem
+from pipeline.config import params
+from pipeline.loop import checkpoint
+from pipeline.runtime import distributed
+from pipeline.runtime.errors import UserError
 from pipeline.tasks import TASKS
 
 
@@ -18,7 +20,7 @@ def network(run, tasks, classes, device, begin=False):
     try:
         built = models.load(run["model"], channels, run["train"]["width"], **options)
     except ValueError as mistake:
-        raise Problem(f"`architectures.{run['model']}`: {mistake}") from None
+        raise UserError(f"`architectures.{run['model']}`: {mistake}") from None
     return distributed.synchronised(built.to(device, memory_format=torch.channels_last), device)
 
 

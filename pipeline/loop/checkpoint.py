@@ -15,35 +15,10 @@ import sys
 
 import torch
 
-from pipeline import distributed
-from pipeline.problem import Problem
+from pipeline.runtime import distributed, files
+from pipeline.runtime.errors import UserError
 
-WORK = pathlib.Path(".work")
-PROJECT = pathlib.Path(__file__).resolve().parent.parent
 KEPT = ("last.state", "previous.state")
-
-
-def write(path, payload):
-    """Replace `path` by `payload` (bytes) atomically: readers and a kill see the old file or the new one.
-
-    Of several processes rank 0 writes.
-    """
-    if distributed.rank():
-        return
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".tmp")
-    with open(beside, "wb") as file:
-        file.write(payload)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
-
-
-def digest(path):
-    """Hex sha256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def pack(value):
@@ -53,21 +28,21 @@ def pack(value):
 
 
 def read_weights(path, remedy):
-    """A file of tensors and plain values; `Problem` with the remedy if it is missing or damaged."""
+    """A file of tensors and plain values; `UserError` with the remedy if it is missing or damaged."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise Problem(f"{path} is not there; {remedy}") from None
+        raise UserError(f"{path} is not there; {remedy}") from None
     except Exception as mistake:          # torch reports damage through many types, EOFError to UnpicklingError
-        raise Problem(f"{path} is damaged ({type(mistake).__name__}); {remedy}") from None
+        raise UserError(f"{path} is damaged ({type(mistake).__name__}); {remedy}") from None
 
 
 def fingerprint(*facts):
     """Digest of the facts (JSON-able) and of the project's own code as loaded now."""
-    files = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
-    code = {str(path.relative_to(PROJECT)): digest(path)
-            for path in map(pathlib.Path, filter(None, files))
-            if path.is_relative_to(PROJECT) and path.relative_to(PROJECT).parts[0] in ("pipeline", "models", "kernels")}
+    loaded = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+    code = {str(path.relative_to(files.PROJECT)): files.digest(path)
+            for path in map(pathlib.Path, filter(None, loaded)) if path.is_relative_to(files.PROJECT)
+            and path.relative_to(files.PROJECT).parts[0] in ("pipeline", "models", "kernels")}
     text = json.dumps([facts, code, torch.__version__, torch.get_num_threads()], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -76,7 +51,7 @@ class Run:
     """The state of one unfinished run: `save(state)`, `load()` -> state or None, `done()`."""
 
     def __init__(self, name, fingerprint):
-        self.folder = WORK / f"{name}-{fingerprint}"
+        self.folder = files.WORK / f"{name}-{fingerprint}"
 
     def save(self, state):
         if distributed.rank():
@@ -85,7 +60,7 @@ class Run:
         last, previous = (self.folder / name for name in KEPT)
         if last.exists():
             os.replace(last, previous)
-        write(last, hashlib.sha256(payload).digest() + payload)
+        files.write(last, hashlib.sha256(payload).digest() + payload)
 
     def load(self):
         """The newest whole state. A damaged one is named and passed over for the one before it."""

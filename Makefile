@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/ready
 SMALL := .work/smoke
+LOWEST := .work/lower-bounds
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
 .DEFAULT_GOAL := help
@@ -12,7 +13,8 @@ REPRO = $(if $(filter-out 1,$(JOBS)),python -m pipeline.parallel $(JOBS),dvc rep
 .PHONY: help setup params table1 table2 table3 table4 table-balancers table-xtask-cityscapes table-xtask-nyuv2 \
         toy search-lambda quirks \
         prepare teacher features baseline wide student ablation evaluate figures smoke montage \
-        dag plan bench bench-step bench-consistency bench-store kernels test test-slow lint clean
+        dag plan bench bench-step bench-consistency bench-store kernels kernels-versions test test-slow test-lower-bounds lint \
+        clean
 
 help:  ## list the words
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -110,11 +112,21 @@ bench-store: $(READY)  ## write and read the feature store beside the disk and m
 	@python -m pipeline.bench.store
 kernels: $(READY)  ## compile every kernel for sm_80, sm_90 and sm_100, no GPU needed; a spill fails
 	@python -m kernels.compile
+kernels-versions: $(READY)  ## the same with each Triton that is tried, installed under .work: a line a version
+	@python -m kernels.versions
 
 test: $(READY) lint  ## lint and the fast tests
 	@python -m pytest -n logical --maxprocesses 4 --dist worksteal
 test-slow: $(READY)  ## the tests that train for minutes, and the whole toy
 	@python -m pytest -m slow
+test-lower-bounds: $(LOWEST)/ready  ## the fast tests with pyproject.toml's oldest packages, in their own environment
+	@PATH=$(CURDIR)/$(LOWEST)/bin:$$PATH python -m pytest -n logical --maxprocesses 4 --dist worksteal
+$(LOWEST)/ready: pyproject.toml tests/lower_bounds.py
+	@$(PYTHON) -m venv --clear $(LOWEST)
+	@$(PYTHON) tests/lower_bounds.py pyproject.toml > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(LOWEST)/constraints.txt \
+	    --editable '.[dev]'
+	@touch $@
 lint: $(READY)  ## ruff
 	@ruff check
 

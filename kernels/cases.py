@@ -140,8 +140,9 @@ DISTANCE_BENCH = [LAST, replace(LAST, layout="channels_last"), replace(LAST, sto
 GPU_ONLY = [replace(LAST, dtype=BF16), replace(LAST, dtype=BF16, layout="channels_last"),
             replace(LAST, dtype=BF16, layout="channels_last", stored=U8)]
 GATE = [replace(LAST, dtype=BF16, layout=layout) for layout in ("channels_last", "contiguous")]
-DISTANCE_BUILDS = [*GATE, *(replace(GATE[0], tasks=tasks) for tasks in (1, 2, 5)), replace(GATE[0], stored=U8),
-                   replace(GATE[0], channels=16, teacher_channels=16), MID, replace(MID, dtype=BF16), LAST,
+DISTANCE_BUILDS = [*GATE, *(replace(GATE[0], tasks=tasks) for tasks in (1, 2, 5)),
+                   *(replace(case, stored=U8) for case in GATE), replace(GATE[0], channels=16, teacher_channels=16),
+                   MID, replace(MID, dtype=BF16), LAST,
                    replace(LAST, adaptor="none")]
 
 

@@ -31,7 +31,7 @@ LAYERS = [
                                   "gpu.gramian", "gpu.min_norm", "gpu.combine")],
     ["kernels", "pipeline.progress", "pipeline.device", "pipeline.checkpoint", "pipeline.config.params"],
     ["models", "models.adaptor", "models.network", "kernels.compile", "kernels.bench", "pipeline.compiled"],
-    ["models.segnet", "models.lenet", "models.resnet", "models.adamt", "models.transfer"],
+    ["models.segnet", "models.lenet", "models.resnet", "models.adamt", "models.transfer", "kernels.versions"],
     ["models.mtan"],
     ["pipeline.data", "pipeline.data.nyuv2_mat", "pipeline.data.pair", "pipeline.tasks"],
     ["pipeline.data.scenes", "pipeline.data.streets", "pipeline.data.nyuv2", "pipeline.data.cityscapes",

@@ -21,11 +21,12 @@ from kernels.autograd import single_node
 from kernels.packing import EPSILON
 from kernels.reference import pixel_major
 
-# Tasks a launch -> (pixels a tile, warps, stages), by the GPU's major version: what `make kernels` compiles without a
-# register spill. More tasks than that go in several launches that add to ds.
+# Tasks a launch -> (pixels a tile, warps, stages), by the GPU's major version: what `make kernels-versions` compiles
+# without a register spill. More tasks than that go in several launches that add to ds.
 SHIPPED = {8: {1: (64, 4, 2)},
            9: {1: (64, 4, 2), 2: (64, 4, 2), 3: (128, 8, 2)},
            10: {1: (64, 4, 2), 2: (64, 4, 2), 3: (64, 4, 2)}}
+TRANSPOSED = {8: {1: (32, 4, 2)}}      # instead, where ds is written channels first and that costs registers
 CHANNELS = (16, 32, 64)    # what one program can hold the adaptors of
 ROW = 4096                 # numbers of one task that a program of the rows kernel works on at once
 SCALED = 8192              # numbers a program of the scale kernel
@@ -82,7 +83,7 @@ def feature_distance_kernel(
         new_sums, new_losses = (), ()
         for t in tl.static_range(TASKS):
             a = tl.dot(s, tl.trans(a_maps[t]), input_precision="ieee")
-            f_ptr = teachers[t] + image * pixels * D + p[:, None] * D + d[None, :]
+            f_ptr = teachers[t] + image * pixels * D + (p[:, None] * D + d[None, :])    # as place, in 32 bits
             f, unit = unpack(tl.load(f_ptr, mask=inside[:, None], other=0), STORED_UINT8)
             loss, da = one_task(a, f, unit, weights[t], EPSILON)
             new_losses = new_losses + (losses[t] + loss,)
@@ -172,7 +173,8 @@ def single_pass(student, adaptors, teachers, weights, want_student, want_adaptor
 
 def on_chip_options(tasks, C, D, channels_last, stored, student, adaptors, add, major):
     """Constants and launch options of `feature_distance_kernel`."""
-    BP, warps, stages = SHIPPED.get(major, SHIPPED[8])[tasks]
+    shipped = SHIPPED if channels_last else SHIPPED | TRANSPOSED
+    BP, warps, stages = shipped.get(major, shipped[8])[tasks]
     return dict(EPSILON=EPSILON, C=C, D=D, TASKS=tasks, BP=BP, CHANNELS_LAST=channels_last, OPERAND=operand(),
                 STORED_UINT8=stored == torch.uint8, STUDENT=student, ADAPTORS=adaptors, ADD=add,
                 STAGES=stages), dict(num_warps=warps, num_stages=stages)  # fmt: skip

@@ -121,7 +121,7 @@ def settings(tasks):
     """Constants and launch options of `min_norm_kernel`."""
     return dict(TASKS=tasks, SIZE=max(2, triton.next_power_of_2(tasks)), STEPS=STEPS, PIVOT=PIVOT, SLACK=SLACK,
                 SOLVED=SOLVED, NOT_FINITE=NOT_FINITE, NOT_CONVERGED=NOT_CONVERGED), dict(
-                    num_warps=1 if tasks <= 16 else 4)  # fmt: skip
+                    num_warps=1 if tasks <= 16 else 8)  # fmt: skip
 
 
 def builds(case):

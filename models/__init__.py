@@ -1,10 +1,11 @@
 """Networks: one family per file, chosen by the file's name; `network` is what they share, `adaptor` and
 `transfer` are no families.
 
-Every family has a class `Model(tasks, width, **options)`, `tasks` an ordered mapping task -> head channels:
+Every family has a class `Model(tasks, width, **options)`, `tasks` an ordered mapping of a task, by any name, to its
+`network.Head`, the width of its head and its final activation:
 
     model(x) -> predictions, features        x (B, 3, H, W) in [0, 1], H and W at least 32 (lenet: 28)
-        predictions   task -> (B, C_t, H, W) after the task's final activation; of a classification (B, C_t)
+        predictions   task -> (B, C_t, H, W), lenet (B, C_t), after the task's final activation
         features      task -> {"mid": (B, C_mid, H/32, W/32), "last": (B, C_last, H, W)}; lenet: {"last": (B, C_last)};
                       of a side that 32 does not divide resnet rounds H/32 up, others down; adamt: H/16
     model.features(x) -> features            the same without the heads, which a teacher does not need
@@ -16,6 +17,7 @@ Every family has a class `Model(tasks, width, **options)`, `tasks` an ordered ma
                                              head), where AdaMT-Net measures the gradients that weigh the tasks
     model.last_shared()                      weight of the last shared layer (GradNorm); resnet: of the last block's
                                              second convolution, which in a bottleneck a third one follows
+    model.single_process                     why several processes cannot share its training; empty where they can
     model.tap_channels                       {"mid": C_mid, "last": C_last}; its keys are the taps there are
 """
 

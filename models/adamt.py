@@ -12,6 +12,8 @@ above. The released one has another for each position in the batch, which means 
 test time the first rows serve whatever comes.
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -21,6 +23,10 @@ from models.network import Network, conv_bn_relu, resize, scaled
 ENCODER, BOTTLENECK, DECODER = (64, 128, 256, 512), 1024, (256, 128, 64, 32)    # channels at width 1
 DROPOUT = 0.5
 ATTENTION = ("shared", "per_sample")
+
+# What the check of params.yaml reads: name, least side of an image, whether tasks have one label an image, taps.
+TITLE, SMALLEST, FLAT, TAPS = "AdaMT-Net", 32, False, ("mid", "last")
+FROM_DATA = ("size", "batch")       # options that follow from the images and the batch
 
 
 def conv_bn_sigmoid(c_in, c_out):
@@ -59,9 +65,11 @@ class Model(Network):
     `attention` "per_sample" depends on.
     """
 
-    smallest = 32
+    smallest = SMALLEST
+    single_process = ("the channels that AdaMT-Net drops at random, and its maps for each place in a batch, are one "
+                      "process's")
 
-    def __init__(self, tasks, width=1.0, *, size, batch=1, attention="shared"):
+    def __init__(self, tasks, width=1.0, *, size, batch=1, attention: Literal["shared", "per_sample"] = "shared"):
         super().__init__(tasks, width)
         if attention not in ATTENTION:
             raise ValueError(f"AdaMT-Net attention should be one of {', '.join(ATTENTION)}. "
@@ -81,7 +89,8 @@ class Model(Network):
         sizes = [[side // 2**level for side in self.size] for level in (3, 2, 1, 0)]
         rows = batch if attention == "per_sample" else 1
         self.decoders = nn.ModuleDict({task: Decoder(steps, rows, sizes) for task in tasks})
-        self.heads = nn.ModuleDict({task: nn.Conv2d(below[-1], k, 1, bias=False) for task, k in tasks.items()})
+        self.heads = nn.ModuleDict({
+            task: nn.Conv2d(below[-1], head.channels, 1, bias=False) for task, head in tasks.items()})
 
     def check(self, x):
         """Refuse also images of another size than the attention's."""

@@ -4,8 +4,9 @@ LeCun et al. 1998, in the multi-task form of KD4MTL's Table 1 (Li & Bilen 2020, 
 give its sizes; these are ours: 32 and 64 channels, each pooled by 2 after its ReLU, 512 features. 1,711,137 parameters
 with 10 digits and 1623 characters. 530 ms for 512 images and their gradients, one thread of a busy 2-core Xeon,
 2026-11-21, by
-`OMP_NUM_THREADS=1 python -m timeit -s "import models, torch; m = models.load('lenet', {'digits': 10, 'characters':
-1623}); x = torch.rand(512, 3, 32, 32)" "m(x)[0]['characters'].sum().backward()"`
+`OMP_NUM_THREADS=1 python -m timeit -s "import models, torch; from models.network import Head
+m = models.load('lenet', {'digits': Head(10), 'characters': Head(1623)})
+x = torch.rand(512, 3, 32, 32)" "m(x)[0]['characters'].log_softmax(1).sum().backward()"`
 
 The one tap, "last", is the 512 features after their ReLU. Sides of 32 leave the convolutions as a 5x5 grid; other sizes
 are averaged to that, so that a network does not know its images' size.
@@ -19,6 +20,9 @@ from models.network import Network, initialise, scaled
 
 CHANNELS, FEATURES = (32, 64), 512      # at width 1
 KERNEL, GRID = 5, 5
+
+# What the check of params.yaml reads: name, least side of an image, whether tasks have one label an image, taps.
+TITLE, SMALLEST, FLAT, TAPS = "LeNet", 28, True, ("last",)
 
 
 def fifths(n, device):
@@ -34,24 +38,15 @@ def fifths(n, device):
 class Model(Network):
     """Shared trunk and one linear head per task; `models/__init__.py` states what each method returns."""
 
-    smallest = 28       # such a side leaves the convolutions with 4 positions
+    smallest = SMALLEST       # such a side leaves the convolutions with 4 positions
 
     def __init__(self, tasks, width=1.0):
         super().__init__(tasks, width)
         first, second, features = (scaled(c, width) for c in (*CHANNELS, FEATURES))
         self.convolutions = nn.ModuleList([nn.Conv2d(3, first, KERNEL), nn.Conv2d(first, second, KERNEL)])
         self.connected = nn.Linear(second * GRID**2, features)
-        self.heads = nn.ModuleDict({task: nn.Linear(features, classes) for task, classes in tasks.items()})
+        self.heads = nn.ModuleDict({task: nn.Linear(features, head.channels) for task, head in tasks.items()})
         initialise(self)
-
-    def check_tasks(self, tasks):
-        """Refuse none, and one with nothing to tell apart; their names are free."""
-        if not tasks or not all(type(classes) is int and classes > 1 for classes in tasks.values()):
-            raise ValueError(f"Tasks should be one or more, each with 2 classes or more. Found {dict(tasks)}.")
-
-    def activate(self, task, x):
-        """Scores (B, classes) -> log-probabilities."""
-        return F.log_softmax(x, 1)
 
     def features(self, x):
         """x (B, 3, H, W) -> task -> {"last": (B, C_last)}, the same tensor for every task."""

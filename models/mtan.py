@@ -17,6 +17,9 @@ from torch import nn
 from models import segnet
 from models.network import conv_bn_relu, initialise, resize
 
+# What the check of params.yaml reads: name, least side of an image, whether tasks have one label an image, taps.
+TITLE, SMALLEST, FLAT, TAPS = "MTAN", 32, False, ("mid", "last")
+
 
 class Gate(nn.Sequential):
     """Attention module A(c_in -> c -> c): (B, c_in, H, W) -> mask (B, c, H, W) in [0, 1]."""

@@ -1,12 +1,24 @@
 """What the families share: the interface that `models/__init__.py` states, over one head a task on the tap "last",
-and the layers and final activations that more than one of them has.
+and the layers that more than one of them has.
 """
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-NORM_FLOOR = 1e-12  # a predicted normal shorter than this has no direction
+
+def as_it_is(x):
+    return x
+
+
+class Head(NamedTuple):
+    """What a network has to know of a task."""
+
+    channels: int
+    activation: Callable = as_it_is  # (B, C, H, W) or (B, C) of the head -> the prediction
 
 
 def scaled(channels, width):
@@ -33,46 +45,21 @@ def resize(x, size):
     return F.interpolate(x, size, mode="bilinear", align_corners=True)
 
 
-def unit(x):
-    """(B, C, H, W) divided by its L2 norm over channels, in float32 or better.
-
-    NOTE: the released code has no guard and turns a zero vector into NaN. Here it stays zero and receives
-    a zero gradient; a floor under the norm would send it 1e12 times the incoming one.
-    """
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
-    square = x.square().sum(dim=1, keepdim=True)  # vector_norm over 3 channels takes 70 times as long (CPU)
-    return x * square.masked_fill(square < NORM_FLOOR**2, torch.inf).rsqrt()
-
-
-ACTIVATIONS = {  # task -> what turns its raw head output into its prediction
-    "semantic": lambda x: F.log_softmax(x, dim=1),
-    "depth": lambda x: x,
-    "normal": unit,
-}
-
-
 class Network(nn.Module):
     """A family adds `heads` (a module a task), `features`, `shared_parameters`, `last_shared` and `tap_channels`;
-    `smallest` is the least H and W that its layers take. One whose tasks are others has its own `activate` and
-    `check_tasks`.
+    `smallest` is the least H and W that its layers take.
     """
 
     smallest: int
+    single_process = ""     # why a training of it cannot be shared by several processes, as a clause
 
     def __init__(self, tasks, width):
         super().__init__()
         if not width > 0:
             raise ValueError(f"Parameter `width` should be positive. Found `width = {width}`.")
-        self.check_tasks(tasks)
-
-    def check_tasks(self, tasks):
-        """Refuse none, and what `activate` does not know."""
-        if not tasks or not set(tasks) <= set(ACTIVATIONS):
-            raise ValueError(f"Tasks should be one or more of {', '.join(ACTIVATIONS)}. Found {list(tasks)}.")
-
-    def activate(self, task, x):
-        """What the task's head gives -> its prediction."""
-        return ACTIVATIONS[task](x)
+        if not tasks:
+            raise ValueError(f"Tasks should be one or more. Found {dict(tasks)}.")
+        self.activations = {task: head.activation for task, head in tasks.items()}
 
     def check(self, x):
         """Refuse what is too small for the layers, and what is no colour image."""
@@ -91,7 +78,7 @@ class Network(nn.Module):
         raw = {t: head(features[t]["last"]) for t, head in self.heads.items()}
         # under autocast heads give bfloat16, whose unit vectors are off by half a degree
         wide = {t: x.to(torch.promote_types(x.dtype, torch.float32)) for t, x in raw.items()}
-        return {t: self.activate(t, x) for t, x in wide.items()}
+        return {t: self.activations[t](x) for t, x in wide.items()}
 
     def head_parameters(self, task):
         return list(self.heads[task].parameters())

@@ -11,6 +11,8 @@ NOTE: the released code takes ResNet-34 whatever depth was asked for when the do
 It normalises the images of Cityscapes but not those of NYUv2: `normalise`.
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 import torchvision
@@ -27,6 +29,9 @@ CHANNELS, DECODER = (64, 128, 256, 512), 128    # of the stages, which a bottlen
 NORMALISE = {  # mean and deviation of the channels
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }  # fmt: skip
+
+# What the check of params.yaml reads: name, least side of an image, whether tasks have one label an image, taps.
+TITLE, SMALLEST, FLAT, TAPS = "ResNet", 32, False, ("mid", "last")
 
 
 def stage(block, c_in, c, count, stride):
@@ -105,9 +110,10 @@ class Model(Network):
     "imagenet" (images less ImageNet's mean, by its deviation) or "none".
     """
 
-    smallest = 32
+    smallest = SMALLEST
 
-    def __init__(self, tasks, width=1.0, encoder=34, pretrained=False, normalise="imagenet"):
+    def __init__(self, tasks, width=1.0, *, encoder: Literal[18, 34, 50, 101, 152] = 34, pretrained: bool = False,
+                 normalise: Literal["imagenet", "none"] = "imagenet"):
         super().__init__(tasks, width)
         for name, value, known in (("encoder", encoder, STAGES), ("normalise", normalise, NORMALISE)):
             if value not in known:
@@ -118,7 +124,8 @@ class Model(Network):
         self.encoder = Encoder(encoder, width)
         c = scaled(DECODER, width)
         self.decoders = nn.ModuleDict({task: Decoder(self.encoder.channels, c) for task in tasks})
-        self.heads = nn.ModuleDict({task: nn.Conv2d(c, k, 1, bias=False) for task, k in tasks.items()})
+        self.heads = nn.ModuleDict({
+            task: nn.Conv2d(c, head.channels, 1, bias=False) for task, head in tasks.items()})
         initialise(self.decoders)
         initialise(self.heads)
         for name, values in zip(("mean", "deviation"), NORMALISE[normalise], strict=True):

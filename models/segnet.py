@@ -11,6 +11,8 @@ NOTE: the released object also holds six scalars ("logsigma") that nothing reads
 single-task runs build all three heads and multiply two losses by zero; here those heads do not exist.
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -23,6 +25,9 @@ CHANNELS = {  # output channels of the five encoder levels at width 1
     "deep": (64, 128, 256, 512, 512),  # every convolution is followed by a second one
 }
 CONVOLUTIONS = (2, 2, 3, 3, 3)  # per encoder level; the decoder step that undoes a level has as many
+
+# What the check of params.yaml reads: name, least side of an image, whether tasks have one label an image, taps.
+TITLE, SMALLEST, FLAT, TAPS = "SegNet", 32, False, ("mid", "last")
 
 
 def unpool(x, indices, size, compare=None):
@@ -77,9 +82,9 @@ class Model(Network):
     `type` is "standard", "wide" (1024 channels at the bottleneck) or "deep" (twice the convolutions).
     """
 
-    smallest = 32  # five poolings leave one pixel of such a side
+    smallest = SMALLEST  # five poolings leave one pixel of such a side
 
-    def __init__(self, tasks, width=1.0, type="standard"):
+    def __init__(self, tasks, width=1.0, *, type: Literal["standard", "wide", "deep"] = "standard"):
         super().__init__(tasks, width)
         if type not in CHANNELS:
             raise ValueError(f"SegNet type should be one of {', '.join(CHANNELS)}. Found `type = {type}`.")
@@ -95,9 +100,9 @@ class Model(Network):
             Block(*pair, n, repeat) for pair, n in zip(self.up, CONVOLUTIONS[::-1], strict=True)
         )
         c = self.channels[0]
-        self.heads = nn.ModuleDict(
-            {t: nn.Sequential(nn.Conv2d(c, c, 3, padding=1), nn.Conv2d(c, k, 1)) for t, k in tasks.items()}
-        )
+        self.heads = nn.ModuleDict({
+            task: nn.Sequential(nn.Conv2d(c, c, 3, padding=1), nn.Conv2d(c, head.channels, 1))
+            for task, head in tasks.items()})
         initialise(self)
 
     def features(self, x):

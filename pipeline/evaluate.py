@@ -21,14 +21,14 @@ import time
 
 import torch
 
-from pipeline import data
-from pipeline.config import params
-from pipeline.config.metrics import METRICS, delta_m, train_loss
-from pipeline.loop import checkpoint
+from pipeline.data.split import Split
 from pipeline.loop.curve import read
 from pipeline.loop.measure import measure
-from pipeline.runtime import device, files
+from pipeline.runtime import device, files, weights
 from pipeline.runtime.errors import UserError, run
+from pipeline.runtime.row import address
+from pipeline.runtime.row import read as read_row
+from pipeline.tasks.metrics import METRICS, delta_m, of, train_loss
 from pipeline.teachers import networks
 
 TAILS = {"last10": (statistics.fmean, 10), "median20": (statistics.median, 20)}
@@ -36,38 +36,38 @@ WARM_UPS, PASSES = {"cuda": 100, "cpu": 3}, 15
 TOLERANCE = 1e-3      # relative; another device or batch size rounds differently, a wrong file is off by far more
 
 
-def main(suite, stage, model_name, name, seed):
-    row = params.load().resolve(suite, stage, model_name, name, seed)
-    folder, title = params.folder(suite, model_name, name, seed), f"{model_name}-{name}-s{seed}"
-    redo = (f"run `dvc checkout --force {folder}/weights.pt`, or `dvc repro --force -s "
-            f"{params.stage_of(row, stage, name)}`")
+def main(suite, group, model_name, name, seed):
+    title = f"{model_name}-{name}-s{seed}"
+    row = read_row("evaluate", suite, group, title)
+    folder = pathlib.Path(row["folder"])
+    redo = f"run `dvc checkout --force {folder}/weights.pt`, or `dvc repro --force -s {address(row, group)}`"
     where = device.pick()
     curve, cost = read(folder, redo)
-    states = checkpoint.read_weights(folder / "weights.pt", redo)
+    states = weights.read(folder / "weights.pt", redo)
     rules, epochs = selected(curve, row["tasks"])
-    split = data.Split(suite, "test", where)
+    split = Split(row["data"]["folder"], "test", where, row["tasks"])
     model = networks.network(row, row["tasks"], split.classes, where)
     seen = {}                                    # by epoch: often the two rules name the same one
     for rule in ("last", "train_loss"):
         epoch = epochs[rule]
         if epoch not in seen:
             model.load_state_dict(states[rule])
-            seen[epoch] = measure(model, split, row["tasks"], row["switches"]["official_batch"], where)
+            seen[epoch] = measure(model, split, row["tasks"], row["switches"]["official_batch"], where, costly=True)
         compare(title, rule, seen[epoch], rules[rule], redo)
         rules[rule] = seen[epoch]
     energy = {"energy": energies(curve, rules, epochs)} if "energy" in curve[0] else {}
     cost |= {"inference_ms": inference_ms(model, split, where)}
-    result = {"run": title, "stage": stage, "model": model_name, "name": name, "seed": int(seed), "tasks": row["tasks"],
+    result = {"run": title, "group": group, "model": model_name, "name": name, "seed": int(seed), "tasks": row["tasks"],
               "rules": rules, "epochs": epochs, **energy, "cost": cost, "commit": commit(),
               "device": device.describe(where)}
-    files.write(f"out/{suite}/metrics/{stage}/{title}.json", (json.dumps(result, indent=1) + "\n").encode())
+    files.write(f"out/{suite}/metrics/{group}/{title}.json", (json.dumps(result, indent=1) + "\n").encode())
     shown = "  ".join(f"{METRICS[name].title} {value:.4g}" for name, value in rules["train_loss"]["official"].items())
     print(f"{title}: epoch {epochs['train_loss']} of {len(curve)}  {shown}")
 
 
 def selected(curve, tasks):
     """Metrics and 1-based epochs by rule; `last10` and `median20` are of all rows if there are fewer."""
-    rows = [{protocol: {name: line[f"{protocol}.{name}"] for name in METRICS if f"{protocol}.{name}" in line}
+    rows = [{protocol: {name: line[f"{protocol}.{name}"] for name in of(tasks) if f"{protocol}.{name}" in line}
              for protocol in ("official", "dataset")} for line in curve]
     losses = [train_loss(line, tasks) for line in curve]
     gains = [delta_m(row["official"], rows[-1]["official"]) for row in rows]
@@ -111,8 +111,11 @@ def timed(model, image, where):
 
 
 def compare(title, rule, again, seen, redo):
+    """`UserError` where a metric that training saw is another now; the costly ones are new."""
     for protocol, values in again.items():
         for name, value in values.items():
+            if METRICS[name].costly:
+                continue
             if abs(value - seen[protocol][name]) > TOLERANCE * max(abs(seen[protocol][name]), 1):
                 raise UserError(f"{title}: the {rule} weights give {protocol} {name} {value:.6g}, training saw "
                               f"{seen[protocol][name]:.6g}; weights.pt and curve.csv are not of one run; {redo}")
@@ -128,7 +131,8 @@ def commit():
         return "no git"
     if head.returncode or pathlib.Path(git("rev-parse", "--show-toplevel").stdout.strip()) != files.PROJECT:
         return "no git"
-    changed = git("status", "--porcelain", "--", "pipeline", "models", "kernels", "params.yaml", "dvc.yaml").stdout
+    ours = ("pipeline", "models", "kernels", "params.yaml", "dvc.yaml", ":!*.lock")        # DVC itself writes the locks
+    changed = git("status", "--porcelain", "--", *ours).stdout
     return head.stdout.strip() + ("+" if changed else "")
 
 

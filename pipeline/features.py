@@ -1,6 +1,6 @@
 """Stage `features`: run one frozen teacher over the training images once and keep what students distil.
 
-    python -m pipeline.features rooms segnet semantic 0
+    python -m pipeline.features rooms teacher segnet semantic 0
 
 Writes the tracked manifest out/rooms/features/segnet-s0/semantic.json; the bulk lies in .work/features/<identity>/.
 Where the protocol augments images, features are not stored: teachers run live.
@@ -9,18 +9,17 @@ Where the protocol augments images, features are not stored: teachers run live.
 import json
 import sys
 
-from pipeline import data
-from pipeline.config import params
+from pipeline.data.split import Split
 from pipeline.runtime import device, files
 from pipeline.runtime.errors import run
+from pipeline.runtime.row import read
 from pipeline.teachers import store
 
 
-def main(suite, model, task, seed):
-    chosen = params.load()
-    row = chosen.resolve(suite, "teacher", model, task, seed) | {"features": chosen.features.model_dump()}
+def main(suite, group, model, task, seed):
+    row = read("features", suite, group, f"{model}-{task}-s{seed}")
     where = device.pick()
-    split, name = data.Split(suite, "train", where), store.identity(row, task)
+    split, name = Split(row["data"]["folder"], "train", where, [task]), store.identity(row, task)
     if row["train"]["augment"] == "none":
         manifest = kept(name) or store.build(row, task, split, where)
         tracked = {key: manifest[key] for key in ("identity", "bytes", "dtype", "shapes", "parity")}

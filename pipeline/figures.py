@@ -1,32 +1,41 @@
-"""Stage `figures`: a student's task losses and feature distances over training (KD4MTL, Figures 3 and 4).
+"""`make figures`: task losses and feature distances over training (KD4MTL, Figures 3 and 4) of students that have run.
 
-    python -m pipeline.figures rooms segnet ours 0
+    python -m pipeline.figures [SUITE ...]       every suite that has run, or these
 
-Writes out/figures/<suite>-<model>-<method>-s<seed>.svg and .png, from curve.csv alone. Distances are weighted by
-their lambda, as they enter the loss; where predictions are distilled their mismatch has a panel too.
+Writes out/figures/<suite>-<model>-<method>-s<seed>.svg and .png, from curve.csv alone; trains nothing, so that a suite
+has the figures of what has run. Distances are weighted by their lambda, as they enter the loss; where predictions are
+distilled their mismatch has a panel too.
 """
 
 import io
+import pathlib
 import sys
 
-from pipeline.config import params
+import yaml
+
+from pipeline import tasks
 from pipeline.loop.curve import read
 from pipeline.runtime import files
-from pipeline.runtime.errors import run
+from pipeline.runtime.errors import UserError, run
+from pipeline.runtime.row import address
 
 KINDS = {"loss": "task loss", "distance": "lambda x feature distance", "match": "mismatch of predictions"}
-COLOURS = {"semantic": "#1b6ca8", "depth": "#c8553d", "normal": "#3a7d44", "digits": "#1b6ca8",
-           "characters": "#c8553d"}
 
 
-def main(suite, model, method, seed):
-    row = params.load().resolve(suite, "student", model, method, seed)
-    folder = params.folder(suite, model, method, seed)
-    curve, _ = read(folder, f"run `dvc repro student-{suite}@{model}-{method}-{seed}`")
-    for suffix, payload in draw(curve, row).items():
-        path = f"out/figures/{suite}-{folder.name}.{suffix}"
-        files.write(path, payload)
-        print(path)
+def main(*suites):
+    drawn = 0
+    for file in sorted(pathlib.Path("out").glob("*/rows/train/*/*.yaml")):
+        row = yaml.load(file.read_text(), yaml.CSafeLoader)
+        folder = pathlib.Path(row["folder"])
+        if (not suites or row["suite"] in suites) and "teachers" in row and (folder / "curve.csv").exists():
+            curve, _ = read(folder, f"run `dvc repro --force -s {address(row, row['group'])}`")
+            for suffix, payload in draw(curve, row).items():
+                path = f"out/figures/{row['suite']}-{folder.name}.{suffix}"
+                files.write(path, payload)
+                print(path)
+            drawn += 1
+    if not drawn:
+        raise UserError(f"no student of {' or '.join(suites) or 'any suite'} has run yet; run `make table2` first")
 
 
 def draw(curve, row):
@@ -45,7 +54,8 @@ def draw(curve, row):
             # under prediction distillation loss_<task> is the mixture; what the labels say is what compares
             name = f"label_{task}" if kind == "loss" and f"label_{task}" in curve[0] else f"{kind}_{task}"
             values = [line[name] for line in curve]
-            panel.plot(epochs, values, color=COLOURS[task], marker="o" if len(curve) < 30 else None, markersize=3)
+            panel.plot(epochs, values, color=tasks.facts(task).colour, marker="o" if len(curve) < 30 else None,
+                       markersize=3)
             ends[task] = values[-1]
         panel.set_title(KINDS[kind], fontsize=10, loc="left")
         panel.set_xlabel("epoch")
@@ -57,7 +67,7 @@ def draw(curve, row):
         label(panel, ends)
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(alpha=0.25)
-    figure.suptitle(f"{row['method']['title']} on {row['model']}, {row['suite']}, training set, seed {row['seed']}",
+    figure.suptitle(f"{row['name']} on {row['model']}, {row['suite']}, training set, seed {row['seed']}",
                     fontsize=10)
     out = {}
     for suffix, how in (("svg", {"metadata": {"Date": None}}), ("png", {"dpi": 150})):
@@ -75,7 +85,7 @@ def label(panel, ends):
     for task, value in sorted(ends.items(), key=lambda pair: pair[1]):
         lowest = max(lowest + 0.07, scale.transform((1, value))[1])
         panel.text(1.02, lowest, f"{task} {value:.3f}", transform=panel.transAxes, va="center", fontsize=8,
-                   color=COLOURS[task])
+                   color=tasks.facts(task).colour)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """`make -jN`: the stale stages of some targets, several at a time, each by DVC itself.
 
-    python -m pipeline.parallel 4 table
+    python -m pipeline.parallel 4 table-main@table2       without a target: the top-level suite, as `dvc repro` has it
 
+The rows of the suites concerned are written first, since they say what is stale.
 A stage starts when what it waits for is done, as `dvc --wait-for-lock repro -s`, with its share of the cores and, where
 there are GPUs, one of them (NPROC of them) to itself; its output goes to .work/logs/. A failing one stops only what
 waits for it. The last word has a plain `dvc repro`, which must find nothing left to do. Results are those of a serial
@@ -15,6 +16,7 @@ import sys
 import time
 
 from pipeline import plan
+from pipeline.config.targets import stage, suites_of
 from pipeline.runtime import distributed
 from pipeline.runtime.errors import UserError, run
 from pipeline.runtime.files import WORK
@@ -26,7 +28,11 @@ LOGS = WORK / "logs"
 def main(jobs, *targets):
     if not jobs.isdigit() or int(jobs) < 1:
         raise UserError(f"{jobs!r} jobs; it should be a number of at least 1, as in `make -j4 table2`")
-    stale, _, waiting = plan.outdated()
+    suites = suites_of(targets)
+    rows = subprocess.run(["dvc", "repro", "--quiet", *(stage(suite, "rows") for suite in suites)])
+    if rows.returncode:
+        raise UserError("the stage `rows` failed; what it says stands above")
+    stale, _, waiting, _ = plan.outdated(suites)
     wanted = needed(targets, waiting)
     todo = [name for name in stale if name in wanted]
     failed = schedule(todo, waiting, places(int(jobs), gpus(), distributed.wanted()))
@@ -92,7 +98,7 @@ def schedule(todo, waiting, slots):
                     if process.returncode:
                         failed[name] = "failed"
                     done = total - len(left) - len(running)
-                    print(f"{done:4}/{total}  {name}  {'FAILED' if process.returncode else 'done'}  "
+                    print(f"{done:4}/{total}  {plan.short(name)}  {'FAILED' if process.returncode else 'done'}  "
                           f"({clock(time.monotonic() - begun)})", flush=True)
     finally:
         for process, _, _ in running.values():
@@ -101,7 +107,7 @@ def schedule(todo, waiting, slots):
 
 
 def log_of(name):
-    return LOGS / f"{name}.log"
+    return LOGS / f"{plan.short(name).replace(': ', '-')}.log"
 
 
 def gpus():

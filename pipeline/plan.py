@@ -1,86 +1,167 @@
-"""`make plan`: what would rerun and why, how long it takes, what it needs; runs nothing.
+"""`make plan`: what would rerun and why, and how long it takes; runs nothing.
 
-    python -m pipeline.plan
+    python -m pipeline.plan [SUITE ...]          all suites, or these
 
-Hours come from the step times that finished runs have recorded (out/*/runs/*/cost.json): of the same run if there is
-one, else of runs of the same network and kind, scaled by pixels, batch and width squared and marked ~; a kind that has
-never run has none. The paper's own protocol is costed likewise, for several devices. What lies outside DVC's
-knowledge (a GPU, a raw folder) is not seen.
+What DVC knows is asked of DVC; the rows are resolved in memory, so that an edit of params.yaml or of code shows
+before the stage `rows` has run. Hours come from the step times that finished runs have recorded (cost.json): of the
+same run if there is one, else of runs of the same network and kind, scaled by pixels, batch and width squared and
+marked ~. A fresh clone has those of step_times.yaml, of the machine that it names. What lies outside DVC's knowledge
+(a raw folder) is not seen.
 """
 
 import collections
-import copy
+import contextlib
+import functools
 import heapq
 import json
 import math
-import os
 import pathlib
-import shutil
 import statistics
 import sys
+from typing import NamedTuple
 
-import torch
+import yaml
 
-import models
-from pipeline.config import params
+from pipeline.config import params, reading, resolve
+from pipeline.loop.curve import work_of
 from pipeline.runtime.errors import UserError, run
 from pipeline.runtime.progress import clock
 
-TRAINED = ("teacher", "baseline", "wide", "student", "ablation", "searched")
-BYTES = {"float32": 4, "float16": 2, "uint8": 1}
+TRAINED = (*params.GROUPS, resolve.SEARCHED)
+SHIPPED = pathlib.Path(__file__).parent / "config/step_times.yaml"
+LINES = 30                  # of stages; a screen has room for the rest
+ALL = 47_217                # images, where a protocol takes all that there are: SVHN's share of the Visual Decathlon
 
 
-def main():
-    chosen = params.load()
-    params.check_options(chosen)
-    stale, reasons, waiting = outdated()
-    groups = collections.defaultdict(list)
+class Record(NamedTuple):
+    """A finished run's step: seconds, and what its time is taken to grow with."""
+    group: str
+    model: str
+    seconds: float
+    work: float
+    device: str
+
+
+def main(*suites):
+    stale, reasons, waiting, found = outdated(suites)
+    timed = records()
+    shipped = None if timed else yaml.safe_load(SHIPPED.read_text())
+    if shipped:
+        timed = {key: Record(*key.split(), seconds, 1.0, shipped["machine"])
+                 for key, seconds in shipped["seconds_per_work"].items()}
+    print(f"{len(stale)} of {len(reasons)} stages would run")
+    kinds = collections.defaultdict(list)
     for name in stale:
-        groups[name.partition("@")[0]].append(name)
-    print(f"protocol {chosen.protocol}: {len(stale)} of {len(reasons)} stages would run")
-    total, unknown, timed = 0.0, 0, records()
-    for stage, names in groups.items():
-        seconds = [seconds_of(chosen, name, timed) for name in names] if trains(stage) else []
-        known = [value for value, _ in seconds if value is not None]
-        total, unknown = total + sum(known), unknown + len(seconds) - len(known)
-        about = "~" if any(scaled for _, scaled in seconds) else ""
-        took = f"{about}{clock(sum(known))}" if known else "not measured yet" if seconds else ""
-        print(f"  {stage:25} {len(names):4} {took:>16}  {'; '.join(sorted({reasons[name] for name in names}))[:90]}")
-    print(f"training: {clock(total)} by recorded step times" + (f", and {unknown} runs never timed" if unknown else ""))
-    if "paper" in chosen.protocols:
-        print(cost_of_paper(chosen.model_copy(update={"protocol": "paper"}), waiting, timed))
-    needed, free = feature_bytes(chosen), shutil.disk_usage(".").free
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    print(f"features: {needed / 1e9:.2f} GB when all are there; disk free {free / 1e9:.1f} GB, memory "
-          f"{memory / 1e9:.1f} GB" + ("" if needed < free else ": they do not fit; make room, or set FEATURES=live"))
+        kinds[name.partition("@")[0]].append(name)
+    for kind, names in list(kinds.items())[:LINES]:
+        print(told(kind, names, reasons, found, timed))
+    if len(kinds) > LINES:
+        print(f"  and {len(kinds) - LINES} kinds of stages more; `python -m pipeline.plan SUITE` has one suite's")
+    seconds = [seconds_of(found[name], timed)[0] for name in stale if trains(name)]
+    by = f"the step times shipped with the project, of {shipped['machine']}" if shipped else "recorded step times"
+    print(f"training: {clock(sum(filter(None, seconds)))} by {by}"
+          + (f", and {seconds.count(None)} runs never timed" if None in seconds else ""))
+    if not shipped:                     # days on another machine's steps would say nothing of this one's
+        print(cost_of_paper(suites, waiting, found, timed))
 
 
-def outdated():
-    """Stages that would run, in their order; {stage: why} of all, "" if it would not; {stage: what it waits for}."""
+def told(kind, names, reasons, found, timed):
+    """A line of one kind of stage: how many, how long, why."""
+    seconds = [seconds_of(found[name], timed) for name in names if trains(name)]
+    known = [value for value, _ in seconds if value is not None]
+    about = "~" if any(scaled for _, scaled in seconds) else ""
+    took = f"{about}{clock(sum(known))}" if known else "not measured yet" if seconds else ""
+    why = "; ".join(dict.fromkeys(reasons[name] for name in names))
+    return f"  {short(kind):34} {len(names):4} {took:>16}  {why[:60]}"
+
+
+def short(stage):
+    """A stage's name with its suite before it."""
+    file, _, name = stage.rpartition(":")
+    return f"{file.split('/')[-2]}: {name}" if file else name
+
+
+def outdated(suites=()):
+    """Stages that would run, in their order; {stage: why} of all, "" if it would not; {stage: what it waits for};
+    {stage: its row}, of every stage that has one."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
-    from dvc.utils import serialize
-    read = {}
-
-    def parsed_once(path, **how):          # DVC parses params.yaml anew for each stage
-        if path not in read:
-            read[path] = serialize.load_yaml(path, **how)
-        return copy.deepcopy(read[path])
-    serialize.LOADERS[".yaml"] = parsed_once
+    known = params.files()
+    for suite in suites:
+        if suite not in known:
+            raise UserError(f"{suite!r} is no suite; there are {', '.join(known)}")
+    now = {f"out/{suite}/rows/{name}": row for suite in suites or known
+           for name, row in resolve.everything(suite).items()}
     try:
-        with Repo() as repo, repo.lock:               # `repo.status` would build the graph, and throw it away
+        with read_only(), Repo() as repo, repo.lock:  # `repo.status` would build the graph, and throw it away
             graph = repo.index.graph
-            changed = {key: what for stage in graph.nodes for key, what in stage.status(check_updates=True).items()}
-            stages = {stage.addressing: stage for stage in graph.nodes}
+            nodes = [stage for stage in graph.nodes if not suites or suite_of(stage, known) in suites]
+            changed = {key: what for stage in nodes for key, what in stage.status(check_updates=True).items()}
+            stages = {stage.addressing: stage for stage in nodes}
+            waiting = {name: [up.addressing for up in graph.successors(stage) if up.addressing in stages]
+                       for name, stage in stages.items()}
+            of = {name: next((str(dep) for dep in stage.deps if str(dep) in now), None)
+                  for name, stage in stages.items()}
     except DvcException as mistake:
         raise UserError(f"DVC: {' '.join(str(mistake).split())}") from None
     reasons = {name: why(changed[name]) if name in changed else "" for name in stages}
-    waiting = {name: [up.addressing for up in graph.successors(stage)] for name, stage in stages.items()}
+    for name, file in of.items():
+        if file and (told := difference(pathlib.Path(file), now[file])):
+            reasons[name] = told
     for name in order(waiting):
         if not reasons[name]:
-            first = next((up for up in waiting[name] if reasons[up]), None)
-            reasons[name] = f"after {first.partition('@')[0]}" if first else ""
-    return [name for name in order(waiting) if reasons[name]], reasons, waiting
+            first = next((up for up in waiting[name] if reasons[up] and not rows_of(up)), None)
+            reasons[name] = f"after {first.rpartition(':')[2].partition('@')[0]}" if first else ""
+    stale = [name for name in order(waiting) if reasons[name]]
+    return stale, reasons, waiting, {name: now[file] for name, file in of.items() if file}
+
+
+@contextlib.contextmanager
+def read_only():
+    """DVC without two costs that a reader of its graph need not pay; measured, they are 40 % of `make plan`.
+
+    It parses the same ${...} again for every stage of a group, and it writes .dvc/tmp/rwlock twice for every stage,
+    which guards files that a stage is about to write.
+    """
+    from dvc import rwlock
+    from dvc.parsing import interpolate
+    before = interpolate.parse_expr, rwlock.rwlock
+    interpolate.parse_expr = functools.cache(interpolate.parse_expr)
+    rwlock.rwlock = lambda *args: contextlib.nullcontext()
+    try:
+        yield
+    finally:
+        interpolate.parse_expr, rwlock.rwlock = before
+
+
+def suite_of(stage, known):
+    """The suite whose folder holds a stage's dvc.yaml; the top one's lies at the root."""
+    folder = pathlib.Path(stage.path_in_repo).parent
+    return next((suite for suite, file in known.items() if file.parent == folder), None)
+
+
+def rows_of(name):
+    """Whether a stage writes rows: what comes after it depends on its own row, which is compared here."""
+    return name.rpartition(":")[2] == "rows"
+
+
+def difference(file, row):
+    """What of a row has changed since it was written, in a few words; "" if nothing has."""
+    try:
+        before = file.read_text()
+    except FileNotFoundError:
+        return "its row is new"
+    if before == reading.text(row):
+        return ""
+    keys = changed_keys(yaml.load(before, yaml.CSafeLoader), row)
+    return "row: " + ", ".join(keys[:4]) + (", ..." if len(keys) > 4 else "")
+
+
+def changed_keys(before, after, above=""):
+    if not (isinstance(before, dict) and isinstance(after, dict)):
+        return [] if before == after else [above]
+    return [key for name in dict.fromkeys([*before, *after])
+            for key in changed_keys(before.get(name), after.get(name), f"{above}.{name}".lstrip("."))]
 
 
 def order(waiting):
@@ -99,28 +180,30 @@ def order(waiting):
 
 def why(changes):
     """What DVC says of one stage, in a few words."""
-    changed = {path: what for change in changes if isinstance(change, dict)
-               for path, what in change.get("changed deps", {}).items()}
-    parameters = changed.pop("params.yaml", {})
-    if not isinstance(parameters, dict):
-        return "never ran"
-    parts = [f"params {', '.join(parameters)}"] if parameters else []
-    parts += [change for change in changes if isinstance(change, str)] + [", ".join(changed)] * bool(changed)
-    return "; ".join(parts) or "its results are not there"
+    if words := [change for change in changes if isinstance(change, str)]:
+        return "; ".join(words)
+    said = collections.ChainMap(*changes)
+    changed, gone = said.get("changed deps", {}), said.get("changed outs", {})
+    if changed and gone and set(gone.values()) == {"deleted"}:
+        return "never ran here"
+    return f"{', '.join(changed)} changed" if changed else "its results are not there"
 
 
-def cost_of_paper(chosen, waiting, timed):
-    """A line: hours of training of every stage on 1, 8 and 64 devices like those that step times were recorded on."""
-    found = {name: seconds_of(chosen, name, timed)[0] for name in waiting if trains(name)}
-    unknown = sum(seconds is None for seconds in found.values())
-    took = {name: found.get(name) or 0.0 for name in waiting}
-    devices = sorted({device for *_, device in timed.values()})
-    if unknown == len(found):
+def cost_of_paper(suites, waiting, found, timed):
+    """A line: hours of training of every stage under `paper` on 1, 8 and 64 devices like those that were timed."""
+    known = [suite for suite in suites or params.files() if "paper" in params.load(suite).protocols]
+    paper = {row["folder"]: seconds_of(row, timed)[0] for suite in known
+             for path, row in resolve.everything(suite, "paper").items() if path.startswith("train/")}
+    took = {name: paper.get(found[name]["folder"]) if trains(name) else 0.0 for name in waiting}
+    unknown = list(took.values()).count(None)
+    if unknown == sum(map(trains, waiting)):
         return "the paper's protocol: no step was ever timed"
+    took = {name: seconds or 0.0 for name, seconds in took.items()}
     times = "; ".join(f"{count} device{'s' * (count > 1)} {clock(makespan(took, waiting, count))}"
                       for count in (1, 8, 64))
     return (f"the paper's protocol, everything: {times}" + (f", and {unknown} runs never timed" if unknown else "")
-            + f" (by steps on {', '.join(devices)}; in `make -jN` a stage has a device)")
+            + f" (by steps on {', '.join(sorted({record.device for record in timed.values()}))}; in `make -jN` a stage "
+            "has a device)")
 
 
 def makespan(took, waiting, count):
@@ -147,82 +230,66 @@ def makespan(took, waiting, count):
     return now
 
 
-def seconds_of(chosen, name, timed=None):
-    """(seconds of training, whether they were scaled from another run); (None, False) if nothing like it ever ran."""
-    stage, _, rest = name.partition("@")
-    verb, _, suite = stage.partition("-")
-    suite = suite or chosen.search.suite                    # what a search found is trained there
-    model, _, rest = rest.partition("-")
-    method, _, seed = rest.rpartition("-")
-    protocol = chosen.training_of(suite)
-    one, images = protocol.train[model].model_dump(), protocol.data
-    steps = one["epochs"] * steps_of(images.train, one["batch"], method)
-    work = params.work(one, images.height, images.width)
-    timed = records() if timed is None else timed
-    own = timed.get(params.folder(suite, model, method, seed))
-    if own and own[1] == work:
-        return own[0] * steps, False
-    alike = [record for folder, record in timed.items()
-             if folder.name.startswith(f"{model}-") and record[2] == (verb == "teacher")]
+def seconds_of(row, timed):
+    """(seconds of a row's training, whether scaled from other runs); (None, False) if nothing like it ever ran."""
+    steps = row["train"]["epochs"] * steps_of(row)
+    work = work_of(row["train"], row["data"]["height"], row["data"]["width"])
+    own = timed.get(row["folder"])
+    if own and own.work == work:
+        return own.seconds * steps, False
+    alike = [record for record in timed.values() if record.model == row["model"] and (
+        (record.group == "teacher") == (row["group"] == "teacher"))]
     if not alike:
         return None, False
-    return steps * work * statistics.median(record[0] / record[1] for record in alike), True
+    return steps * work * statistics.median(record.seconds / record.work for record in alike), True
 
 
 def trains(name):
-    return name.partition("@")[0].partition("-")[0] in TRAINED
+    return name.rpartition(":")[2].partition("@")[0] in TRAINED
 
 
-def numbers(images):
-    """Training images {task: number} of two domains; the real pair's, for all there are."""
-    return {"digits": images.digits or 47_217, "characters": images.characters or 19_476}
+def steps_of(row):
+    """Of an epoch: of several domains until the longest, or a teacher's own, is through, as an equal share is of each.
 
-
-def steps_of(images, batch, row):
-    """Of an epoch: of two domains until the larger, or a teacher's own, is through, as half of a batch is of each."""
-    if isinstance(images, int):
-        return max(1, images // batch)
-    domains = numbers(images)
-    return math.ceil(domains.get(row, max(domains.values())) / (batch // 2))
+    A null, all that there are, is taken as the numbers of the real pair of domains.
+    """
+    images, batch = row["data"]["train"], row["train"]["batch"]
+    if not isinstance(images, dict):
+        return max(1, (images or ALL) // batch)
+    counts = {task: number or ALL for task, number in images.items()}
+    return math.ceil(max(counts[task] for task in row["tasks"]) / (batch // len(counts)))
 
 
 def records():
-    """{folder: `recorded`} of every finished run."""
-    return {folder: record for folder in pathlib.Path("out").glob("*/runs/*-*") if (record := recorded(folder))}
+    """{folder: Record} of every finished run."""
+    return {str(file.parent): record for file in pathlib.Path("out").glob("*/*/*/cost.json")
+            if (record := recorded(file))}
 
 
-def recorded(folder):
-    """(seconds a step, work of a step, whether for one task, device) of a finished run, or None."""
+def recorded(file):
+    """The step of a finished run, or None."""
     try:
-        cost = json.loads((folder / "cost.json").read_text())
-        return cost["seconds_per_step"], cost["work"], cost["stage"] == "teacher", cost["device"]
+        cost = json.loads(file.read_text())
+        return Record(cost["group"], file.parent.name.partition("-")[0], cost["seconds_per_step"], cost["work"],
+                      cost["device"])
     except (OSError, ValueError, KeyError):
         return None
 
 
-def feature_bytes(chosen):
-    total = 0
-    for name, suite in chosen.suites:
-        protocol = chosen.training_of(name)
-        images = protocol.data
-        for model in suite.models:
-            if protocol.train[model].augment != "none":          # teachers run live
-                continue
-            channels = tap_channels(chosen, model, protocol, suite.tasks)
-            pixels = {"last": images.height * images.width if "mid" in channels else 1,
-                      "mid": (images.height // 32) * (images.width // 32)}
-            train = images.train if isinstance(images.train, int) else sum(numbers(images.train).values())
-            total += sum(pixels[tap] * c for tap, c in channels.items()) * train * len(suite.tasks) * len(suite.seeds)
-    return int(total * BYTES[chosen.features.dtype])
-
-
-def tap_channels(chosen, model, protocol, tasks):
-    """{tap: channels of a network of this protocol}; no weight is drawn."""
-    options = chosen.architecture(model, protocol)
-    options.pop("pretrained", None)
-    with torch.device("meta"):
-        return models.load(model, dict.fromkeys(tasks, 2), protocol.train[model].width, **options).tap_channels
+def ship(machine):
+    """Write step_times.yaml from this machine's finished runs: `python -m pipeline.plan ship "MACHINE"`."""
+    timed, kinds = records(), collections.defaultdict(list)
+    for record in timed.values():
+        kinds["teacher" if record.group == "teacher" else "student", record.model].append(record.seconds / record.work)
+    if not kinds:
+        raise UserError("no run has finished here, so there is no step time to ship; run `make table2` first")
+    text = (f"# Seconds a step per pixel, image and width squared, from `python -m pipeline.plan ship`.\n"
+            f"machine: {machine}\nseconds_per_work:\n")
+    text += "".join(f"  {group} {model}: {statistics.median(values):.4g}\n"
+                    for (group, model), values in sorted(kinds.items()))
+    SHIPPED.write_text(text)
+    print(text, end="")
 
 
 if __name__ == "__main__":
-    run(main, *sys.argv[1:])
+    run(*(ship, *sys.argv[2:]) if sys.argv[1:2] == ["ship"] else (main, *sys.argv[1:]))

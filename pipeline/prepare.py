@@ -1,32 +1,34 @@
 """Stage `prepare`: read or render a suite's data set, write compact arrays and a manifest.
 
     python -m pipeline.prepare rooms            out/rooms/data/{train,test}/<kind>.npy, out/rooms/data/manifest.json
-    python -m pipeline.prepare search           the searched suite's training images, a share of them held out as `test`
-    python -m pipeline.prepare montage rooms    out/rooms/montage.png: images and targets, to be looked at
+    python -m pipeline.prepare search           a search: the searched suite's training images, a share held out
+    python -m pipeline.prepare montage [rooms]  out/<suite>/montage.png: images and targets, to be looked at
 """
 
 import json
 import math
+import pathlib
 import shutil
 import sys
 
 import numpy as np
 
-from pipeline import data
-from pipeline.config import params
+from pipeline import data, tasks
+from pipeline.data import readers
 from pipeline.runtime import files
 from pipeline.runtime.errors import UserError, run
 from pipeline.runtime.progress import Line
+from pipeline.runtime.row import read
 
 
 def main(suite):
-    chosen = params.load()
-    if suite == "search":
-        return hold_out(chosen.search)
-    images, options, name = chosen.training_of(suite).data, chosen.options(suite), chosen.suite(suite).data
-    size, counts = (images.height, images.width), images.model_dump(include={"train", "test"})
-    reader = data.reader(name)
-    kinds = {kind: kept for kind, kept in reader.KINDS.items() if kind == "image" or kind in data.TARGETS}
+    row = read("prepare", suite, "data")
+    if "held_out" in row:
+        return hold_out(row)
+    wanted, options, name = row["data"], row["data"]["options"], row["data"]["reader"]
+    size, counts = (wanted["height"], wanted["width"]), {split: wanted[split] for split in ("train", "test")}
+    reader = readers.reader(name)
+    kinds = {kind: reader.KINDS[kind] for kind in ("image", *tasks.of_kinds(reader.KINDS))}
     if hasattr(reader, "check"):
         reader.check(options, counts)
     names = {split: reader.ids(split, count, options) for split, count in counts.items()}
@@ -35,7 +37,7 @@ def main(suite):
     free = shutil.disk_usage(".").free
     if needed > free:
         raise UserError(f"the prepared data need {needed:,} bytes but the disk has {free:,} free; make room or "
-                      f"lower `protocols.{chosen.protocol}.{suite}.data.train`")
+                      f"lower `protocols.{row['protocol']}.data.train` of the suite {suite}")
     for split in names:
         reader.read(split, names[split][0], size, options)      # a wrong size or scale is told before the work
     classes = reader.classes(options)
@@ -44,7 +46,7 @@ def main(suite):
                 "stored": {kind: np.dtype(kept).name for kind, kept in kinds.items()},
                 "inverse_depth": getattr(reader, "INVERSE_DEPTH", False),
                 "moments": reader.moments(options) if hasattr(reader, "moments") else {}}
-    write(suite, manifest, {split: (names[split], lambda i, split=split: coded(
+    write(row["data"]["folder"], manifest, {split: (names[split], lambda i, split=split: coded(
         reader.read(split, names[split][i], size, options))) for split in names})
 
 
@@ -52,35 +54,36 @@ def coded(sample):
     return sample | {"image": np.rint(sample["image"] * 255)}
 
 
-def hold_out(search):
-    """The search's own data: a drawn share of the training images, of each domain where there are several, as test."""
-    source = data.load_manifest(search.suite)
-    place, names = data.folder(search.suite) / "train", source["ids"]["train"]
-    arrays = {kind: data.open_array(place / f"{kind}.npy", (len(names), *data.shape(kind, source["size"])), kept,
-                                    search.suite) for kind, kept in source["stored"].items()}
-    draw = np.random.default_rng(search.seed)
+def hold_out(row):
+    """A search's own data: a drawn share of the training images, of each domain where there are several, as test."""
+    search, folder = row["held_out"], row["data"]["folder"]
+    source = data.load_manifest(search["of"])
+    place, names = pathlib.Path(search["of"]) / "train", source["ids"]["train"]
+    arrays = {kind: data.open_array(place / f"{kind}.npy", (len(names), *data.shape(kind, source["size"])), kept)
+              for kind, kept in source["stored"].items()}
+    draw = np.random.default_rng(search["seed"])
     held = []
     for first, last in source["domains"].get("train", {"": (0, len(names))}).values():
-        number = math.ceil(search.hold_out * (last - first))
+        number = math.ceil(search["share"] * (last - first))
         if number == last - first:
-            raise UserError(f"`search.hold_out` is {search.hold_out}, which leaves none of {number} images to train on")
+            raise UserError(f"`search.hold_out` is {search['share']}, which leaves none of {number} images to train on")
         held += (first + draw.permutation(last - first)[:number]).tolist()
     parts = {"train": sorted(set(range(len(names))) - set(held)), "test": sorted(held)}
     manifest = {key: value for key, value in source.items() if key not in ("ids", "domains", "sha256")}
-    write("search", manifest, {split: ([names[i] for i in part], lambda i, part=part: {
+    write(folder, manifest, {split: ([names[i] for i in part], lambda i, part=part: {
         kind: array[part[i]] for kind, array in arrays.items()}) for split, part in parts.items()})
 
 
-def write(suite, manifest, splits):
+def write(folder, manifest, splits):
     """The arrays of {split: (names, position -> sample as stored)}, and the manifest with ids, domains and sha256."""
-    root = data.folder(suite)
+    root = pathlib.Path(folder)
     shutil.rmtree(root, ignore_errors=True)
     manifest |= {"ids": {}, "domains": {}, "sha256": {}}
     for split, (names, sample) in splits.items():
         (root / split).mkdir(parents=True)
         arrays = {kind: np.lib.format.open_memmap(root / split / f"{kind}.npy", "w+", kept, (
             len(names), *data.shape(kind, manifest["size"]))) for kind, kept in manifest["stored"].items()}
-        line = Line(f"prepare {suite} {split}", len(names))
+        line = Line(f"prepare {root.parent.name} {split}", len(names))
         for i in range(len(names)):
             for kind, value in sample(i).items():
                 if kind in arrays:
@@ -98,29 +101,37 @@ def write(suite, manifest, splits):
 
 def domains(arrays):
     """{task: first and last position, plus one, of its images}, where an image has a label of one task only."""
-    places = {task: np.flatnonzero(arrays[task] >= 0) for task in data.FLAT if task in arrays}
+    places = {own.name: np.flatnonzero(arrays[kind] >= 0) for kind, own in tasks.of_kinds(arrays).items() if own.flat}
     return {task: (int(at[0]), int(at[-1]) + 1) for task, at in places.items()}
 
 
-def montage(suite, rows=6):
-    """A picture of samples of both splits: a person sees a wrong axis or class at once."""
+def montage(*suites):
+    """A picture of samples of both splits of these suites, or of all that are prepared: a person sees a wrong axis or
+    class at once."""
+    for suite in suites or sorted(path.parts[1] for path in pathlib.Path("out").glob("*/data/manifest.json")):
+        picture(suite)
+
+
+def picture(suite, rows=6):
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    manifest = data.load_manifest(suite)
-    shown = [kind for kind in manifest["stored"] if kind not in data.FLAT]
+    folder = pathlib.Path(f"out/{suite}/data")
+    manifest = data.load_manifest(folder)
+    known = tasks.of_kinds(manifest["stored"])
+    shown = ["image", *(kind for kind, own in known.items() if not own.flat)]
     columns = len(shown) if len(shown) > 1 else 8
     figure, axes = pyplot.subplots(rows, columns, figsize=(3 * columns if len(shown) > 1 else 12, 2.3 * rows),
                                    squeeze=False)
     for row, axis in enumerate(axes):
         split = ("train", "test")[row % 2]
-        arrays = {kind: np.load(data.folder(suite) / split / f"{kind}.npy", mmap_mode="r")
+        arrays = {kind: np.load(folder / split / f"{kind}.npy", mmap_mode="r")
                   for kind in manifest["stored"]}
         for column, panel in enumerate(axis):
             drawn = row // 2 if len(shown) > 1 else row // 2 * columns + column       # of so many, evenly spread
             at = drawn * len(arrays["image"]) // (rows // 2 * (1 if len(shown) > 1 else columns))
-            paint(figure, panel, shown[column % len(shown)], {kind: x[at] for kind, x in arrays.items()},
+            paint(figure, panel, shown[column % len(shown)], {kind: x[at] for kind, x in arrays.items()}, known,
                   manifest["classes"])
             panel.set_axis_off()
         axis[0].set_title(f"{split} {axis[0].get_title()}", fontsize=7)
@@ -130,20 +141,13 @@ def montage(suite, rows=6):
     print(path)
 
 
-def paint(figure, panel, kind, sample, classes):
-    array = sample[kind]
-    if kind == "image":
-        panel.imshow(array)
-        panel.set_title(", ".join(classes[task][sample[task]] for task in data.FLAT if sample.get(task, -1) >= 0),
-                        fontsize=7)
-    elif kind == "label":
-        names = classes["semantic"]
-        panel.imshow(np.where(array < 0, np.nan, array.astype(float)), cmap="tab20", vmin=0, vmax=len(names))
-        panel.set_title(", ".join(names[c] for c in np.unique(array[array >= 0])), fontsize=6)
-    elif kind == "depth":
-        figure.colorbar(panel.imshow(np.where(array == 0, np.nan, array.astype(float)), cmap="viridis"), ax=panel)
-    else:
-        panel.imshow((array.astype(float) + 1) / 2)
+def paint(figure, panel, kind, sample, known, classes):
+    """One array of a sample as its task draws it; above an image stand the names of what it shows."""
+    if kind != "image":
+        return tasks.load(known[kind].name).paint(figure, panel, sample[kind], classes)
+    panel.imshow(sample["image"])
+    named = [tasks.load(own.name).told(sample[kind], classes) for kind, own in known.items() if own.flat]
+    panel.set_title(", ".join(filter(None, named)), fontsize=7)
 
 
 if __name__ == "__main__":

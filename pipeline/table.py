@@ -1,14 +1,11 @@
 """Stage `table`: every run's metrics -> out/tables/<name>.{md,csv,json,tex}, one source for the four.
 
-    python -m pipeline.table table2          KD4MTL's Table 2: STL, `baselines`, `students` of the suite rooms
-    python -m pipeline.table balancers       the same and `wide.rows`, on `wide.models`
-    python -m pipeline.table table4          STL, `students` and `ablation.rows`, on `ablation.models`
-    python -m pipeline.table table3          as table2, of the suite streets; table1: of domains
-    python -m pipeline.table xtask-cityscapes       XTasC-Net's, of the suite xtask_streets; xtask-nyuv2: of xtask_rooms
+    python -m pipeline.table rooms table2          the table `table2` of the suite rooms
 
-A row a method, in the paper's order; per metric the mean over seeds and the sample standard deviation, and where the
-data are the paper's, its number and the difference. Delta_MTL is against our own single-task rows of the same seed.
-Rendered data are named in the caption and never set beside the paper's numbers.
+A row a method, in the order of the table's row file (out/<suite>/rows/table/<name>.yaml), which has the suite's groups
+in the order that `printed` of its params.yaml names; per metric the mean over seeds and the sample standard deviation,
+and where the data are the paper's, its number and the difference. Delta_MTL is against our own single-task rows of the
+same seed. Rendered data are named in the caption and never set beside the paper's numbers.
 """
 
 import csv
@@ -19,58 +16,48 @@ import pathlib
 import statistics
 import sys
 
-import yaml
-
-from pipeline.config import caption, params
-from pipeline.config.caption import NETWORKS, RULES
-from pipeline.config.metrics import METRICS, delta_m
-from pipeline.config.schema import PAIR
+from pipeline.config.caption import RULES
 from pipeline.runtime.errors import UserError, run
+from pipeline.runtime.row import read as read_row
+from pipeline.tasks import metrics
+from pipeline.tasks.metrics import METRICS, delta_m
 
 OUT = pathlib.Path("out/tables")
-TABLES = {          # heading, suite, groups of rows behind STL
-    "table1": ("Table 1", "domains", ("baseline", "student")),
-    "table2": ("Table 2", "rooms", ("baseline", "student")),
-    "table3": ("Table 3", "streets", ("baseline", "student")),
-    "table4": ("Table 4", "rooms", ("student", "ablation")),
-    "balancers": ("Balancers", "rooms", ("baseline", "wide", "student")),
-    "xtask-cityscapes": ("XTasC-Net, Cityscapes", "xtask_streets", ("baseline", "student", "wide")),
-    "xtask-nyuv2": ("XTasC-Net, NYUv2", "xtask_rooms", ("baseline", "student", "wide"))}
 DELTA, AVERAGE = "delta_pct", "average_pct"
-TITLES = NETWORKS | {DELTA: "Delta_MTL", AVERAGE: "Avg"}
+TITLES = {DELTA: "Delta_MTL", AVERAGE: "Avg"}
 PROTOCOLS = {"official": "official protocol (per image and per batch, as the paper)",
              "dataset": "dataset protocol (one confusion matrix, all pixels pooled)"}
 
 
-def main(name="table2"):
-    chosen = params.load()
-    if name not in TABLES:
-        raise UserError(f"{name!r} is no table; there are {', '.join(TABLES)}")
-    heading, suite, groups = TABLES[name]
-    part = chosen.suite(suite)
-    results = read_all(suite, groups)
-    listed = part.groups()
-    methods = [row for group in groups for row in listed[group][2]]
-    models = models_of(suite, [listed[group][1] for group in groups])
-    blocks = {model: rows_of(model, [row for group in groups for row in listed[group][2]
-                                     if model in listed[group][1]], chosen, part, results) for model in models}
+def main(suite, name):
+    table = read_row("table", suite, name)
+    results = read_all(suite, ["teacher", *dict.fromkeys(row["group"] for row in table["rows"])])
+    blocks = {model: rows_of(model, table, results) for model in table["models"]}
     rows = [row for block in blocks.values() for row in block]
     if not any(row["runs"] for row in rows):
-        raise UserError(f"out/{suite}/metrics has none of the rows in {params.FILE}; run `make "
-                      f"{'table-' * (not name.startswith('table'))}{name}`")
-    cells = [cell for row in rows for cell in cells_of(row, paper(chosen, suite))]
+        raise UserError(f"out/{suite}/metrics has none of the rows of {name}; run `make "
+                        f"{table['word']}`")
+    cells = [cell for row in rows for cell in cells_of(row, printed(table, row))]
     look = {(c["model"], c["method"], c["rule"], c["protocol"], c["metric"]): c for c in cells}
-    done = [run for row in rows for runs in row["runs"].values() for run in runs]
-    said = caption.sentences(chosen, suite, models, methods, rows, done, any(c["paper"] is not None for c in cells))
-    parts = [part_ for model, block in blocks.items() for part_ in grids(model, block, look, part)]
-    write(name, heading, said, parts, cells, {"selection": part.selection})
+    said = caption(table, rows, any(cell["paper"] is not None for cell in cells))
+    parts = [part for model, block in blocks.items() for part in grids(table["models"][model], block, look, table)]
+    write(name, table["heading"], said, parts, cells, {"selection": table["selection"]})
 
 
-def models_of(suite, groups):
-    """Networks with a block of their own: those that all groups of rows have; in XTasC-Net's tables, that one has."""
-    if suite.startswith("xtask"):
-        return list(dict.fromkeys(model for models in groups for model in models))
-    return min(groups, key=len)
+def caption(table, rows, beside_paper):
+    """The sentences of the row file, those that the runs ask for, and where the numbers come from."""
+    done, told = [run for row in rows for runs in row["runs"].values() for run in runs], table["caption"]
+    asked = {"energy": any("energy" in run for run in done), "note": beside_paper and told["note"]}
+    said = [sentence for about, sentence in told.items() if asked.get(about, True)]
+    said.append(origin(done))
+    if missing := [stem for row in rows for stem in row["missing"]]:
+        said.append(f"Not run or failed, shown as -: {', '.join(missing)}.")
+    return said
+
+
+def origin(runs):
+    return (f"Commit {', '.join(sorted({run['commit'] for run in runs}))}; "
+            f"{'; '.join(sorted({run['device'] for run in runs}))}.")
 
 
 def write(name, heading, said, parts, cells, more=None):
@@ -84,8 +71,8 @@ def write(name, heading, said, parts, cells, more=None):
 
 
 def read_all(suite, groups):
-    """{run: its metrics} of a suite's teachers and groups."""
-    return {file.stem: read(file) for group in ("teacher", *groups)
+    """{(group, run): its metrics} of a suite."""
+    return {(group, file.stem): read(file) for group in groups
             for file in sorted(pathlib.Path(f"out/{suite}/metrics/{group}").glob("*.json"))}
 
 
@@ -96,30 +83,29 @@ def read(file):
         raise UserError(f"{file} is damaged ({mistake}); remove it and run the same make word again") from None
 
 
-def paper(chosen, suite):
-    """{model: {method: {metric: number}}} as printed, only for the paper's own data; fitted normals stay out."""
-    data, sets = chosen.suite(suite).data, chosen.datasets
-    if not (data == "nyuv2" or data == "cityscapes" and sets.cityscapes.classes == 7
-            or data == "svhn_omniglot" and sets.svhn_omniglot.digits == "svhn"):
+def printed(table, row):
+    """{metric: number} as the paper prints it of a row, where its numbers may stand beside ours."""
+    if not (paper := table["paper"]):
         return {}
-    printed = yaml.safe_load((pathlib.Path(__file__).parent / "config/papers.yaml").read_text())[suite]
-    hidden = "normal" if data == "nyuv2" and sets.nyuv2.normals == "derived" else None
-    return {model: {method: {name: value for name, value in zip(printed["metrics"], values, strict=True)
-                             if name == AVERAGE or METRICS[name].task != hidden} for method, values in methods.items()}
-            for model, methods in printed["models"].items()}
+    numbers = paper["models"].get(row["model"], {}).get(row["key"], [])
+    return {name: value for name, value in zip(paper["metrics"], numbers, strict=bool(numbers))
+            if name == AVERAGE or METRICS[name].task in paper["tasks"]} if numbers else {}
 
 
-def rows_of(model, methods, chosen, part, results):
-    """STL and every method of the table: {"model", "key", "title", "runs": {seed: [results]}, "single", "missing"}."""
-    wanted = ({"stl": ("STL", part.tasks)} if model in part.models else {}) | {
-        name: (chosen.methods[name].title, [name]) for name in methods}
+def rows_of(model, table, results):
+    """STL and every method of the table on one network: {"model", "key", "title", "tasks", "runs": {seed: [results]},
+    "single", "missing"}."""
+    wanted = [("stl", "STL", [("teacher", task) for task in table["tasks"]])] if model in table["single"] else []
+    wanted += [(row["key"], row["title"], [(row["group"], row["name"])]) for row in table["rows"]
+               if model in row["models"]]
     rows = []
-    for key, (title, names) in wanted.items():
-        stems = {seed: [f"{model}-{name}-s{seed}" for name in names] for seed in part.seeds}
-        runs = {seed: [results[stem] for stem in stems[seed]] for seed in part.seeds
+    for key, title, names in wanted:
+        stems = {seed: [(group, f"{model}-{name}-s{seed}") for group, name in names] for seed in table["seeds"]}
+        runs = {seed: [results[stem] for stem in stems[seed]] for seed in table["seeds"]
                 if all(stem in results for stem in stems[seed])}
-        rows.append({"model": model, "key": key, "title": title, "runs": runs,
-                     "missing": [stem for seed in stems for stem in stems[seed] if stem not in results]})
+        rows.append({"model": model, "key": key, "title": title, "tasks": table["tasks"], "flat": table["flat"],
+                     "runs": runs, "missing": [stem for seed in stems for group, stem in stems[seed]
+                                               if (group, stem) not in results]})
     for row in rows:
         row["single"] = rows[0]["runs"] if rows[0]["key"] == "stl" else {}
     return rows
@@ -130,13 +116,13 @@ def merged(runs, rule, protocol):
     return {name: value for run in runs for name, value in run["rules"][rule][protocol].items()}
 
 
-def beside_single(results, suite, model, row, tasks, seed, rule, protocol="official"):
-    """One run's {metric: number}, with its Delta_MTL over the single-task runs of the same seed; `UserError` if one is
-    missing. results: `read_all` of the suite."""
-    stems = [f"{model}-{name}-s{seed}" for name in (row, *tasks)]
-    if missing := [stem for stem in stems if stem not in results]:
-        word = "search-lambda" if suite == "search" else suite
-        raise UserError(f"out/{suite}/metrics has no {', '.join(missing)}; run `make {word}`")
+def beside_single(results, table, model, row, seed, rule, protocol="official"):
+    """One student's {metric: number}, with its Delta_MTL over the single-task runs of the same seed; `UserError` if one
+    is missing. results: `read_all` of the suite."""
+    stems = [(group, f"{model}-{name}-s{seed}") for group, name in [("student", row), *(
+        ("teacher", task) for task in table["tasks"])]]
+    if missing := [stem for group, stem in stems if (group, stem) not in results]:
+        raise UserError(f"out/{table['suite']}/metrics has no {', '.join(missing)}; run `make {table['word']}`")
     ours, single = merged([results[stems[0]]], rule, protocol), merged([results[s] for s in stems[1:]], rule, protocol)
     return {**ours, DELTA: delta_m(ours, single)}
 
@@ -146,13 +132,12 @@ def cells_of(row, printed):
     for rule in RULES:
         for protocol in PROTOCOLS:
             seeds = {seed: merged(runs, rule, protocol) for seed, runs in row["runs"].items()}
-            values = {name: [metrics[name] for metrics in seeds.values() if name in metrics] for name in METRICS}
-            values[AVERAGE] = [statistics.fmean(metrics.values()) for metrics in seeds.values()
-                               if all(METRICS[name].task in PAIR for name in metrics)]
-            values[DELTA] = [delta_m(metrics, merged(row["single"][seed], rule, protocol))
-                             for seed, metrics in seeds.items() if row["key"] != "stl" and seed in row["single"]]
+            values = {name: [one[name] for one in seeds.values() if name in one] for name in metrics.of(row["tasks"])}
+            values |= {AVERAGE: [statistics.fmean(one.values()) for one in seeds.values()]} if row["flat"] else {}
+            values[DELTA] = [delta_m(one, merged(row["single"][seed], rule, protocol))
+                             for seed, one in seeds.items() if row["key"] != "stl" and seed in row["single"]]
             for name, numbers in values.items():
-                theirs = printed.get(row["model"], {}).get(row["key"], {}).get(name) if protocol == "official" else None
+                theirs = printed.get(name) if protocol == "official" else None
                 mean = statistics.fmean(numbers) if numbers else None
                 yield {"model": row["model"], "method": row["key"], "title": row["title"], "rule": rule,
                        "protocol": protocol, "metric": name, "mean": mean,
@@ -168,30 +153,28 @@ def deviation(numbers):
     return statistics.stdev(numbers) if all(number == number for number in numbers) else math.nan
 
 
-def grids(model, block, look, part):
-    """What is printed of one model: [(title, header, rows of text)], the chosen rule first."""
-    title = TITLES.get(model, model)
-    names = [name for name, metric in METRICS.items() if metric.task in part.tasks]
-    names += [AVERAGE] if set(part.tasks) == set(PAIR) else []
-    protocols = PROTOCOLS if AVERAGE not in names else {"official": "accuracy on each domain's own test images"}
+def grids(title, block, look, table):
+    """What is printed of one network: [(title, header, rows of text)], the chosen rule first."""
+    model, chosen = block[0]["model"], table["selection"]
+    names = [*metrics.of(table["tasks"]), *[AVERAGE] * table["flat"]]
+    protocols = {"official": "accuracy on each domain's own test images"} if table["flat"] else PROTOCOLS
     for protocol, told in protocols.items():
         header, lines = ["Method", "", *map(title_of, (*names, DELTA)), "n"], []
         for row in block:
-            found = [look[model, row["key"], part.selection, protocol, name] for name in (*names, DELTA)]
+            found = [look[model, row["key"], chosen, protocol, name] for name in (*names, DELTA)]
             lines.append([row["title"], "ours", *map(spread, found), str(found[0]["n"])])
             if any(cell["paper"] is not None for cell in found):
                 lines.append(["", "paper", *(number(c["metric"], c["paper"]) for c in found), ""])
                 lines.append(["", "ours - paper", *(number(c["metric"], c["difference"], "+") for c in found), ""])
         yield f"{title}, {told}", header, lines
-    firsts = [next(name for name in names if METRICS[name].task == task) for task in part.tasks] + [DELTA]
+    firsts = [*map(metrics.first, table["tasks"]), DELTA]
     lines = [[row["title"], RULES[rule], *(spread(look[model, row["key"], rule, "official", name]) for name in firsts)]
              for row in block for rule in RULES]
-    yield (f"{title}, every selection rule (official)",
-           ["Method", "Epoch", *map(title_of, firsts)], lines)
+    yield (f"{title}, every selection rule (official)", ["Method", "Epoch", *map(title_of, firsts)], lines)
     energy = any("energy" in run for row in block for runs in row["runs"].values() for run in runs)
     yield (f"{title}, cost", ["Method", "Parameters", "s/step", "Peak memory MB", "Backward passes", "Inference ms",
                               *["Consistency energy"] * energy],
-           [[row["title"], *cost(row), *[energy_of(row, part.selection)] * energy] for row in block])
+           [[row["title"], *cost(row), *[energy_of(row, chosen)] * energy] for row in block])
 
 
 def title_of(name):
@@ -217,10 +200,10 @@ def energy_of(row, rule):
 
 
 def number(metric, value, sign=""):
-    """Digits as in the paper: four for depth below 5, two for the others."""
+    """As many digits as the metric's task states, as in the paper."""
     if value is None or value != value:
         return "-" if value is None else "nan"
-    digits = 4 if metric in METRICS and METRICS[metric].task == "depth" and abs(value) < 5 else 2
+    digits = METRICS[metric].digits if metric in METRICS and abs(value) < 5 else 2
     return f"{value:{sign or ('+' if metric == DELTA else '')}.{digits}f}"
 
 

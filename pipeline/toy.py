@@ -129,7 +129,7 @@ def main():
         found = {name: points for half in halves for name, points in half.items()}
     trajectories = {name: found[name] for name in METHODS}
     found = {name: gaps(points[-1]).tolist() for name, points in trajectories.items()}
-    expected = yaml.safe_load((pathlib.Path(__file__).parent / "toy.yaml").read_text())
+    expected = yaml.safe_load((pathlib.Path(__file__).parent / "config/toy/toy.yaml").read_text())
     apart, points = compared(found, expected)
     files.write(OUT / "toy.json", (json.dumps({
         "preferences": PREFERENCES, "starts": STARTS, "steps": STEPS, "gaps": found, "apart": apart,

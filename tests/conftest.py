@@ -1,4 +1,4 @@
-"""Working folders for tests: the verbs read params.yaml and write out/ and .work/ where they are started."""
+"""Working folders for tests: suites' params.yaml at smoke size, rows written from them, verbs run on those."""
 
 import os
 import pathlib
@@ -11,19 +11,37 @@ os.environ["OMP_NUM_THREADS"] = "1"      # before torch: tiny networks lose more
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+import yaml  # noqa: E402
 
 if not torch.cuda.is_available():        # before a kernel is defined: Triton's interpreter runs it on the CPU
     os.environ["TRITON_INTERPRET"] = "1"
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+SUITES = sorted(path.parent.name for path in (ROOT / "pipeline/suites").glob("*/params.yaml"))
+
+
+def shipped(suite):
+    """A suite's params.yaml as the project has it."""
+    return (ROOT / file_of(suite)).read_text()
+
+
+def file_of(suite):
+    return pathlib.Path("params.yaml" if suite == "rooms" else f"pipeline/suites/{suite}/params.yaml")
 
 
 def smoke(text):
-    """params.yaml at its smallest: the smoke protocol, of rooms one architecture and one baseline."""
-    for key, value in (("    models", "[segnet]"), ("protocol", "smoke"), ("    baselines", "[uniform]"),
-                       ("      models", "[segnet]")):
-        text = re.sub(rf"^{key}: .*", f"{key}: {value}", text, count=0 if key == "      models" else 1, flags=re.M)
-    return text
+    """A suite's parameters at their smallest; without MTAN beside SegNet, of rooms one baseline."""
+    text = re.sub(r"^protocol: \w+", "protocol: smoke", text, flags=re.M)
+    text = text.replace("models: [segnet, mtan]", "models: [segnet]")
+    return text.replace("rows: [uniform, uncert, dwa, mgda, gradnorm, gs]", "rows: [uniform]")
+
+
+def heads(channels):
+    """{task: width of its head} -> as a network takes its tasks, with their activations."""
+    from models.network import Head
+    from pipeline import tasks
+
+    return {task: Head(width, tasks.load(task).activate) for task, width in channels.items()}
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +53,7 @@ def verbs_leave_no_determinism_behind():
 
 @pytest.fixture
 def params_text():
-    return (ROOT / "params.yaml").read_text()
+    return shipped("rooms")
 
 
 def enter(place, patches):
@@ -45,26 +63,74 @@ def enter(place, patches):
         patches.delenv(name, raising=False)
 
 
+def lay(place):
+    """Every suite's smoke parameters, and what the papers print, in a folder."""
+    for suite in ("rooms", *SUITES):
+        (place / file_of(suite)).parent.mkdir(parents=True, exist_ok=True)
+        (place / file_of(suite)).write_text(smoke(shipped(suite)))
+    for paper in (ROOT / "pipeline").rglob("paper.yaml"):
+        (place / paper.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(paper, place / paper.relative_to(ROOT))
+
+
 @pytest.fixture
-def folder(tmp_path, monkeypatch, params_text):
-    """An empty working folder with the smoke params.yaml; nothing has run."""
+def folder(tmp_path, monkeypatch):
+    """An empty working folder with the suites' smoke parameters; nothing has run."""
     enter(tmp_path, monkeypatch)
-    (tmp_path / "params.yaml").write_text(smoke(params_text))
+    lay(tmp_path)
     return tmp_path
+
+
+def change(*pairs, suite="rooms"):
+    """Replace words in a suite's params.yaml in the working folder; each must be there."""
+    text = file_of(suite).read_text()
+    for old, new in pairs:
+        assert old in text, old
+        text = text.replace(old, new, 1)
+    file_of(suite).write_text(text)
+
+
+def method(name, **changes):
+    """Make a method of the rooms the only student, with some of its keys changed."""
+    tree = yaml.safe_load(pathlib.Path("params.yaml").read_text())
+    tree["student"]["rows"] = [name]
+    tree["methods"][name] |= {key: yaml.safe_load(str(value)) for key, value in changes.items()}
+    pathlib.Path("params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+
+
+def row_of(suite, group, model, name, seed="0"):
+    """A run's resolved row, from the parameters in the working folder."""
+    from pipeline.config import params, resolve
+
+    return resolve.train(params.load(suite), group, model, name, int(seed))
+
+
+def folder_of(suite, model, name, seed=0):
+    """Where a run leaves its results; its group is that of its row."""
+    row = next(pathlib.Path(f"out/{suite}/rows/train").glob(f"*/{model}-{name}-s{seed}.yaml"))
+    return pathlib.Path(f"out/{suite}/{row.parent.name}/{row.stem}")
+
+
+def run(verb, suite, *words):
+    """A verb's `main` on a suite, after its rows were written from the parameters in the working folder."""
+    from pipeline import rows
+
+    rows.main(suite)
+    return verb.main(suite, *words)
 
 
 def run_all(suite, model, tasks, rows):
     """Every stage but the tables of one suite, network and seed, in the working folder."""
     from pipeline import evaluate, features, prepare, train
 
-    prepare.main(suite)
+    run(prepare, suite)
     for task in tasks:
         train.main(suite, "teacher", model, task, "0")
-        features.main(suite, model, task, "0")
+        features.main(suite, "teacher", model, task, "0")
         evaluate.main(suite, "teacher", model, task, "0")
-    for stage, name in rows:
-        train.main(suite, stage, model, name, "0")
-        evaluate.main(suite, stage, model, name, "0")
+    for group, name in rows:
+        train.main(suite, group, model, name, "0")
+        evaluate.main(suite, group, model, name, "0")
 
 
 @pytest.fixture(scope="session")
@@ -73,7 +139,7 @@ def trained(tmp_path_factory):
     place, before = tmp_path_factory.mktemp("trained"), os.getcwd()
     os.chdir(place)
     try:
-        (place / "params.yaml").write_text(smoke((ROOT / "params.yaml").read_text()))
+        lay(place)
         run_all("rooms", "segnet", ("semantic", "depth", "normal"), (("baseline", "uniform"), ("student", "ours")))
     finally:
         os.chdir(before)

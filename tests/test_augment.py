@@ -3,13 +3,20 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import change, folder_of, run
 
-from pipeline import features, train
-from pipeline.config import params
+from pipeline import features, tasks, train
 from pipeline.data import augment
 from pipeline.runtime.errors import UserError
 
 HEIGHT, WIDTH = 48, 65
+
+
+def apply(image, targets, drawn, inverse=False, zoom_depth=True, crop_masks=True):
+    """`augment.apply` for the tasks whose targets these are."""
+    names = [own.name for own in tasks.of_kinds(targets).values()]
+    return augment.apply(image, targets, drawn, names, {
+        "inverse_depth": inverse, "zoom_depth": zoom_depth, "crop_masks": crop_masks})
 
 
 def test_equals_cut_resize_and_mirror_one_by_one():
@@ -19,7 +26,7 @@ def test_equals_cut_resize_and_mirror_one_by_one():
                "depth": torch.rand(64, 1, HEIGHT, WIDTH, generator=generator),
                "normal": torch.randn(64, 3, HEIGHT, WIDTH, generator=generator)}
     drawn = augment.draw(3, 64, HEIGHT, WIDTH)
-    found, its = augment.apply(image, targets, drawn)
+    found, its = apply(image, targets, drawn)
     for k, (scale, *numbers) in enumerate(drawn.tolist()):
         h, w, top, left, mirrored = map(int, numbers)
 
@@ -38,7 +45,7 @@ def test_inverse_depth_grows_where_depth_shrinks_and_what_is_not_there_is_left_o
     image, drawn = torch.rand(8, 3, HEIGHT, WIDTH), augment.draw(3, 8, HEIGHT, WIDTH)
     targets = {"label": torch.zeros(8, HEIGHT, WIDTH).long(), "depth": torch.ones(8, 1, HEIGHT, WIDTH)}
     for inverse, power in ((True, 1), (False, -1)):
-        its = augment.apply(image, targets, drawn, inverse)[1]
+        its = apply(image, targets, drawn, inverse)[1]
         assert set(its) == {"label", "depth"}
         torch.testing.assert_close(its["depth"][:, 0, 0, 0], drawn[:, 0]**power)
 
@@ -54,8 +61,8 @@ def by_hand():
 
 def test_masks_of_the_whole_image_are_mirrored_and_not_cut():
     image, targets, drawn = by_hand()
-    found, its = augment.apply(image, targets, drawn, crop_masks=False)
-    plain, cut = augment.apply(image, targets, drawn)
+    found, its = apply(image, targets, drawn, crop_masks=False)
+    plain, cut = apply(image, targets, drawn)
     assert set(its) == {"label", "depth", "label_mask", "depth_mask"} and set(cut) == {"label", "depth"}
     assert torch.equal(found, plain) and all(torch.equal(its[kind], cut[kind]) for kind in cut)
     rows, columns = torch.tensor([1, 1, 2, 3, 3, 4]), torch.tensor([5, 4, 4, 3, 2, 2])
@@ -72,8 +79,8 @@ def test_masks_of_the_whole_image_are_mirrored_and_not_cut():
 @pytest.mark.parametrize("inverse", [False, True])
 def test_depth_stays_as_it_is_where_it_is_not_zoomed(inverse):
     image, targets, drawn = by_hand()
-    found, its = augment.apply(image, targets, drawn, inverse, zoom_depth=False)
-    plain, zoomed = augment.apply(image, targets, drawn, inverse)
+    found, its = apply(image, targets, drawn, inverse, zoom_depth=False)
+    plain, zoomed = apply(image, targets, drawn, inverse)
     assert torch.equal(found, plain) and torch.equal(its["label"], zoomed["label"])
     assert torch.equal(its["depth"][:2], zoomed["depth"][:2])
     torch.testing.assert_close(its["depth"][2] * 1.5 ** (1 if inverse else -1), zoomed["depth"][2])
@@ -82,8 +89,8 @@ def test_depth_stays_as_it_is_where_it_is_not_zoomed(inverse):
 
 def test_depth_alone():
     image, targets, drawn = by_hand()
-    whole = augment.apply(image, targets, drawn, crop_masks=False)[1]
-    alone = augment.apply(image, {"depth": targets["depth"]}, drawn, crop_masks=False)[1]
+    whole = apply(image, targets, drawn, crop_masks=False)[1]
+    alone = apply(image, {"depth": targets["depth"]}, drawn, crop_masks=False)[1]
     assert set(alone) == {"depth", "depth_mask"} and all(torch.equal(alone[kind], whole[kind]) for kind in alone)
 
 
@@ -100,51 +107,44 @@ def test_draws_cover_scales_places_and_mirrors():
         assert (drawn[:, corner] == room)[room > 0].any() and (drawn[:, corner] == 0)[room > 0].any()
 
 
-def edit(old, new):
-    text = open("params.yaml").read()
-    head, tail = text.split("  smoke:\n")
-    assert old in tail
-    open("params.yaml", "w").write(head + "  smoke:\n" + tail.replace(old, new, 1))
-
-
 def test_a_row_asks_for_it(copy):
-    before = open(params.folder("rooms", "segnet", "uniform", 0) / "curve.csv").read()
-    edit("width: 0.125", "width: 0.125\n          augment: crop")
+    before = open(folder_of("rooms", "segnet", "uniform", 0) / "curve.csv").read()
+    change(("width: 0.125", "width: 0.125, augment: crop"))
     curves = []
     for _ in range(2):
-        train.main("rooms", "baseline", "segnet", "uniform", "0")
-        curves.append(open(params.folder("rooms", "segnet", "uniform", 0) / "curve.csv").read())
+        run(train, "rooms", "baseline", "segnet", "uniform", "0")
+        curves.append(open(folder_of("rooms", "segnet", "uniform", 0) / "curve.csv").read())
     assert curves[0] == curves[1] != before
 
 
 def test_a_rows_switches_reach_it(copy, monkeypatch):
-    edit("width: 0.125", "width: 0.125\n          augment: crop")
-    text, seen, original = open("params.yaml").read(), [], augment.apply
-    open("params.yaml", "w").write(text.replace(
-        "balancer: uniform}", "balancer: uniform, switches: {crop_masks: false, zoom_depth: false}}", 1))
+    change(("width: 0.125", "width: 0.125, augment: crop"))
+    change(("balancer: uniform}", "balancer: uniform, switches: {crop_masks: false, zoom_depth: false}}"))
+    seen, original = [], augment.apply
 
     def told(*arguments):
         image, targets = original(*arguments)
-        seen.append((arguments[4:], set(targets)))
+        seen.append((arguments[4]["zoom_depth"], arguments[4]["crop_masks"], set(targets)))
         return image, targets
     monkeypatch.setattr(augment, "apply", told)
-    masks = {"label_mask", "depth_mask"}
-    for stage, name, switches, more in (("teacher", "depth", (True, True), set()),
-                                        ("baseline", "uniform", (False, False), masks)):
-        train.main("rooms", stage, "segnet", name, "0")
-        assert all(one == (switches, {"label", "depth", "normal"} | more) for one in seen) and seen
+    three = {"label", "depth", "normal"}
+    for stage, name, *expected in (("teacher", "depth", True, True, {"depth"}),
+                                   ("teacher", "normal", True, True, {"depth", "normal"}),
+                                   ("baseline", "uniform", False, False, three | {"label_mask", "depth_mask"})):
+        run(train, "rooms", stage, "segnet", name, "0")
+        assert all(one == tuple(expected) for one in seen) and seen
         seen.clear()
 
 
 def test_cached_features_are_refused_and_live_teachers_are_not(copy, monkeypatch, capsys):
-    edit("width: 0.125", "width: 0.125\n          augment: crop")
+    change(("width: 0.125", "width: 0.125, augment: crop"))
     for task in ("semantic", "depth", "normal"):
-        features.main("rooms", "segnet", task, "0")
+        run(features, "rooms", "teacher", "segnet", task, "0")
     assert capsys.readouterr().out.count("not stored") == 3
     monkeypatch.setenv("FEATURES", "ram")
     with pytest.raises(UserError, match="FEATURES is 'ram' and `augment` 'crop', but cached .* FEATURES=live or auto"):
-        train.main("rooms", "student", "segnet", "ours", "0")
+        run(train, "rooms", "student", "segnet", "ours", "0")
     for place in ("auto", "live"):
         monkeypatch.setenv("FEATURES", place)
-        train.main("rooms", "student", "segnet", "ours", "0")
+        run(train, "rooms", "student", "segnet", "ours", "0")
         assert capsys.readouterr().out.count("live, batch norm in eval mode") == 3

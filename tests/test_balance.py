@@ -5,9 +5,9 @@ import json
 
 import pytest
 import torch
+from conftest import folder_of, run
 
 from pipeline import balancers, train
-from pipeline.config import params
 from pipeline.loop import record
 from pipeline.runtime.errors import UserError
 
@@ -57,7 +57,7 @@ def test_a_broken_step_is_named_and_its_gramian_kept(copy, monkeypatch):
         return m
     monkeypatch.setattr(balancers.kernels.dispatch, "gramian", breaks)
     with pytest.raises(UserError, match=r"-s0: weight_depth is not finite at epoch 1, step 2 .*broken.json") as told:
-        train.main("rooms", "wide", "segnet", "cagrad", "0")
+        run(train, "rooms", "wide", "segnet", "cagrad", "0")
     file = next(word.rstrip(");") for word in str(told.value).split() if "broken.json" in word)
     kept = json.loads(open(file).read())
     assert (kept["run"], kept["epoch"], kept["step"]) == ("rooms-segnet-cagrad-s0", 1, 2)
@@ -65,8 +65,8 @@ def test_a_broken_step_is_named_and_its_gramian_kept(copy, monkeypatch):
 
 
 def test_runs_leave_a_line_an_epoch(copy):
-    train.main("rooms", "wide", "segnet", "nash", "0")
-    lines = list(csv.DictReader(open(params.folder("rooms", "segnet", "nash", 0) / "balance.csv", newline="")))
+    run(train, "rooms", "wide", "segnet", "nash", "0")
+    lines = list(csv.DictReader(open(folder_of("rooms", "segnet", "nash", 0) / "balance.csv", newline="")))
     assert [line["epoch"] for line in lines] == ["1", "2"]
     assert float(lines[0]["residual"]) < 1e-8 and float(lines[0]["condition"]) >= 1
     assert 0 <= float(lines[0]["conflict"]) <= 1 and float(lines[0]["norm_depth"]) > 0

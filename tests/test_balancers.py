@@ -7,13 +7,16 @@ import re
 
 import pytest
 import torch
+from conftest import change, folder_of, run
 
 import models
 from kernels import reference
+from models.network import Head
 from pipeline import balancers, train
-from pipeline.config import params
 from pipeline.loop.curve import read
+from pipeline.loop.schedule import learning_rate
 from pipeline.objectives import feature_distillation
+from pipeline.options import declared
 
 TASKS = ["one", "two", "three"]
 
@@ -49,7 +52,7 @@ class Toy(torch.nn.Module):
         return self.heads[task].weight
 
 
-METHODS = [name for name in params.BALANCERS if name not in params.ALIASES]
+METHODS = declared.names("pipeline.balancers")
 
 
 def train_toy(name, steps, balancer=None, model=None, start=0, **options):
@@ -69,7 +72,7 @@ def train_toy(name, steps, balancer=None, model=None, start=0, **options):
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         if balancer.looks_again:
-            balancers.look_again(balancer, [model], lambda model=model, x=x: model.losses(x))
+            balancers.look_again(balancer, list(model.buffers()), lambda model=model, x=x: model.losses(x))
     return model, balancer
 
 
@@ -191,7 +194,7 @@ def test_steps_between_keep_the_clipped_weights():
 
 
 def test_mtan_attention_is_its_tasks_or_shared():
-    model = models.load("mtan", {"semantic": 3, "depth": 1}, width=0.0625)
+    model = models.load("mtan", {"semantic": Head(3), "depth": Head(1)}, width=0.0625)
     names = ["semantic", "depth"]
     own, shared_too = (balancers.parts(balancers.load("mgda", names, attention=kind), model, []) for kind in (
         "own", "shared"))
@@ -202,15 +205,16 @@ def test_mtan_attention_is_its_tasks_or_shared():
 
 
 @pytest.mark.parametrize("name, options, words", [
-    ("mgda", {"heads": "both"}, "`heads` is 'both'"), ("mgda", {"period": 0}, "`period` is 0"),
-    ("mgda", {"preference": {"four": 1.0}}, "one, two, three"), ("mgda", {"preference": {"one": 0.0}}, "positive"),
-    ("cagrad", {"c": 1.5}, "`c` is 1.5"), ("aligned_mtl", {"mode": "max"}, "min, median, rmse"),
-    ("fairgrad", {"exponent": 0}, "`exponent` is 0"), ("dwa", {"window": 0}, "`window` 0"),
-    ("uncertainty", {"lr": -1.0}, "`lr` is -1.0"), ("gradvac", {"beta": 2}, "`beta` is 2"),
-    ("graddrop", {"leak": 1.1}, "`leak` is 1.1"), ("imtl", {"part": "X"}, "G, L, hybrid"),
-    ("stch", {"mu": 0}, "`mu` is 0"), ("gradnorm", {"alpha": -1}, "`alpha` is -1"), ("si", {"offset": -1}, "`offset`"),
-    ("db_mtl", {"beta": 2}, "`beta` is 2"), ("nash_mtl", {"clip": 0}, "`clip` is 0"),
-    ("db_mtl", {"period": 2}, "`period` is 2; db_mtl"), ("famo", {"preference": {"one": 2.0}}, "famo undoes")])
+    ("mgda", {"heads": "both"}, "`mgda.heads` is 'both'"), ("mgda", {"period": 0}, "`mgda.period` is 0"),
+    ("mgda", {"preference": {"four": 1.0}}, "one, two, three"), ("mgda", {"preference": {"one": 0.0}}, "than 0"),
+    ("cagrad", {"c": 1.5}, "`cagrad.c` is 1.5"), ("aligned_mtl", {"mode": "max"}, "'min', 'median' or 'rmse'"),
+    ("fairgrad", {"exponent": 0}, "`fairgrad.exponent` is 0"), ("dwa", {"window": 0}, "`dwa.window` is 0"),
+    ("uncertainty", {"lr": -1.0}, "`uncertainty.lr` is -1.0"), ("gradvac", {"beta": 2}, "`gradvac.beta` is 2"),
+    ("graddrop", {"leak": 1.1}, "`graddrop.leak` is 1.1"), ("imtl", {"part": "X"}, "'G', 'L' or 'hybrid'"),
+    ("stch", {"mu": 0}, "`stch.mu` is 0"), ("gradnorm", {"alpha": -1}, "`gradnorm.alpha` is -1"),
+    ("si", {"offset": -1}, "`si.offset` is -1"), ("db_mtl", {"beta": 2}, "`db_mtl.beta` is 2"),
+    ("nash_mtl", {"clip": 0}, "`nash_mtl.clip` is 0"), ("db_mtl", {"period": 2}, "`db_mtl.period` is 2"),
+    ("famo", {"preference": {"one": 2.0}}, "famo undoes"), ("si", {"ofset": 1.0}, "did you mean `offset`")])
 def test_options_out_of_range_are_sentences(name, options, words):
     with pytest.raises(ValueError, match=re.escape(words)):
         balancers.load(name, TASKS, **options)
@@ -220,7 +224,7 @@ def test_second_look_leaves_batch_norm_alone():
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
     before = [b.clone() for b in model.buffers()]
     balancer = balancers.load("famo", ["one"])
-    balancers.look_again(balancer, [model], lambda: [model(torch.randn(5, 3)).square().mean()])
+    balancers.look_again(balancer, list(model.buffers()), lambda: [model(torch.randn(5, 3)).square().mean()])
     assert all(torch.equal(a, b) for a, b in zip(before, model.buffers(), strict=True))
 
 
@@ -231,17 +235,16 @@ def test_second_look_is_at_the_batch_that_the_weights_are_of():
         model = Toy()
         losses = model.losses(torch.randn(6, 5, generator=torch.Generator().manual_seed(k)))
         balancers.backward(balancer, model, losses, {}, model.features)
-        balancers.look_again(balancer, [model], lambda k=k, losses=losses: looks.append(k) or losses)
+        balancers.look_again(balancer, list(model.buffers()), lambda k=k, losses=losses: looks.append(k) or losses)
     assert looks == [0, 3, 6]
 
 
 def test_second_look_measures_no_distance(copy, monkeypatch):
-    use(open("params.yaml").read(), student=("objective: feature_distillation\n    balancer: uniform",
-                 "objective: feature_distillation\n    balancer: famo"))
+    change(("feature_distillation\n    balancer: uniform", "feature_distillation\n    balancer: famo"))
     calls, distance = [], feature_distillation.feature_distance
     monkeypatch.setattr(feature_distillation, "feature_distance", lambda *a: calls.append(0) or distance(*a))
-    train.main("rooms", "student", "segnet", "ours", "0")
-    assert len(calls) == 2 * read(params.folder("rooms", "segnet", "ours", 0), "")[1]["steps"]      # a tap each
+    run(train, "rooms", "student", "segnet", "ours", "0")
+    assert len(calls) == 2 * read(folder_of("rooms", "segnet", "ours", 0), "")[1]["steps"]      # a tap each
 
 
 # -- what lands in .grad
@@ -314,20 +317,12 @@ def test_backward_passes_are_counted():
     assert [balancers.passes(b, terms) for b in (uniform, mgda) for terms in ((), ("distance",))] == [1, 1, 3, 4]
 
 
-def use(text, **values):
-    for old, new in values.values():
-        assert old in text
-        text = text.replace(old, new)
-    open("params.yaml", "w").write(text)
-
-
 def test_rows_train_through_the_gramian(copy):
     """MGDA on the labels, and MGDA and distillation together."""
-    use(open("params.yaml").read(), student=("objective: feature_distillation\n    balancer: uniform",
-                 "objective: feature_distillation\n    balancer: mgda"))
+    change(("feature_distillation\n    balancer: uniform", "feature_distillation\n    balancer: mgda"))
     for stage, name, passes in (("wide", "mgda-full", 3), ("student", "ours", 4)):
-        train.main("rooms", stage, "segnet", name, "0")
-        folder = params.folder("rooms", "segnet", name, 0)
+        run(train, "rooms", stage, "segnet", name, "0")
+        folder = folder_of("rooms", "segnet", name, 0)
         _, cost = read(folder, "")
         assert cost["backward_passes"] == passes
         for line in csv.DictReader(open(folder / "balance.csv", newline="")):
@@ -337,9 +332,9 @@ def test_rows_train_through_the_gramian(copy):
 
 
 def test_learned_weights_are_told_the_rate_of_every_step(copy, monkeypatch):
-    use(open("params.yaml").read(), plan=("schedule: constant", "schedule: onecycle"))
+    change(("schedule: constant", "schedule: onecycle"))
     told = []
-    monkeypatch.setattr(balancers.Learned, "follow", lambda self, rate: told.append(rate))
-    train.main("rooms", "wide", "segnet", "famo", "0")
+    monkeypatch.setattr(balancers.Learned, "set_lr", lambda self, lr: told.append(lr))
+    run(train, "rooms", "wide", "segnet", "famo", "0")
     plan = {"lr": 1e-3, "schedule": "onecycle", "epochs": 2}
-    assert told == [train.learning_rate(plan, k // 2, k % 2, 2) for k in range(4)] and len(set(told)) > 2
+    assert told == [learning_rate(plan, k // 2, k % 2, 2) for k in range(4)] and len(set(told)) > 2

@@ -289,12 +289,13 @@ def test_read_refuses_an_id_outside_the_map_and_a_damaged_file(original):
 @pytest.mark.parametrize(("changed", "sentence"), [
     ({"root": "no/such/folder"}, "`datasets.cityscapes.root` is 'no/such/folder', which is not a folder"),
     ({"root": ""}, "`datasets.cityscapes.root` is '', which is not a folder"),
-    ({"classes": 8}, "`datasets.cityscapes.classes` is 8, not 19 or 7"),
-    ({"layout": "flat"}, "`datasets.cityscapes.layout` is 'flat', not auto or mtan or original"),
+    ({"classes": 8}, "`datasets.cityscapes.classes` is 8; input should be 7 or 19"),
+    ({"layout": "flat"}, "`datasets.cityscapes.layout` is 'flat'; input should be 'auto', 'mtan' or 'original'"),
     ({"seven": "ids"}, "`datasets.cityscapes.seven` is 'ids'"),
-    ({"disparity": "metres"}, "`datasets.cityscapes.disparity` is 'metres', not p/65535 or (p-1)/65536"),
-    ({"image": "area"}, "`datasets.cityscapes.image` is 'area', not bilinear or nearest"),
-    ({"clases": 7}, "`datasets.cityscapes.clases` is not an option"),
+    ({"disparity": "metres"},
+     "`datasets.cityscapes.disparity` is 'metres'; input should be 'p/65535' or '(p-1)/65536'"),
+    ({"image": "area"}, "`datasets.cityscapes.image` is 'area'; input should be 'bilinear' or 'nearest'"),
+    ({"clases": 7}, "unknown key `datasets.cityscapes.clases`; did you mean `classes`?"),
     ({"layout": "mtan"}, "/train/image cannot be listed"),
 ])
 def test_a_bad_option_is_named_with_its_value(original, changed, sentence):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import heads
 
 import models
 from pipeline.loop import compiled
@@ -13,7 +14,7 @@ IMAGE = torch.rand(2, 3, 32, 64).to(memory_format=torch.channels_last)
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    built = models.load("segnet", {"depth": 1, "normal": 3}, width=0.125)
+    built = models.load("segnet", heads({"depth": 1, "normal": 3}), width=0.125)
     return built.to(memory_format=torch.channels_last)
 
 

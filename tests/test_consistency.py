@@ -5,9 +5,10 @@ import types
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import heads
 
 import models
-from pipeline import balancers, tasks
+from pipeline import balancers, objectives, tasks
 from pipeline.objectives import consistency
 from pipeline.objectives import consistency_losses as between
 
@@ -22,6 +23,11 @@ def objective(names=("semantic", "depth"), **changes):
     run = {"method": {"consistency": DEFAULTS | changes}, "tasks": list(names), "switches": {"normal_mask": "own"},
            "train": {"width": 0.125, "lr": 1e-3, "beta2": 0.99, "precision": "float32"}}
     return consistency.Objective(run, None, types.SimpleNamespace(classes=CLASSES), torch.device("cpu"))
+
+
+def step(predictions, targets, **more):
+    """A step of training that has these predictions and targets."""
+    return objectives.Step([], None, predictions, {}, targets, lr=more.pop("lr", 1e-3), **more)
 
 
 def made(names=("semantic", "depth"), seed=0, images=2, height=16, width=24):
@@ -60,8 +66,9 @@ def test_cross_is_the_smoothed_cross_entropy_with_the_likeliest_class():
     torch.testing.assert_close(between.cross(q, p, 0.0), F.nll_loss(q, chosen, reduction="none"))
     wanted = torch.full_like(q, 0.1 / 4).scatter(1, chosen[:, None], 0.9)
     torch.testing.assert_close(between.cross(q, p, 0.1), -(wanted * q).sum(1))
-    torch.testing.assert_close(between.kl(q, p), F.kl_div(q, p, reduction="none", log_target=True).sum(1))
-    assert between.kl(p, p).abs().max() < 1e-6
+    apart = tasks.load("semantic").apart
+    torch.testing.assert_close(apart(q, p), F.kl_div(q, p, reduction="none", log_target=True).sum(1))
+    assert apart(p, p).abs().max() < 1e-6
 
 
 def test_ssim_by_hand():
@@ -90,9 +97,9 @@ def test_gradients_go_where_the_paper_says():
     """Of each distance: to its source's prediction and net, to nothing of the target's."""
     one = objective()
     raw, predictions, targets = made()
-    one.losses(predictions, targets)
     for source, target in one.pairs:
-        apart = one.disagreement(target, one.transferred(predictions)[source, target], predictions, targets)
+        apart = one.disagreement(target, one.transferred(predictions)[source, target], predictions,
+                                 step(predictions, targets))
         reached = dict(zip(raw, torch.autograd.grad(apart, list(raw.values()), allow_unused=True, retain_graph=True),
                            strict=True))
         assert reached[target] is None and reached[source].abs().sum() > 0
@@ -105,30 +112,32 @@ def test_gradients_go_where_the_paper_says():
 def test_groups_are_the_papers_sums():
     one = objective()
     _, predictions, targets = made()
-    semantic, depth = (x.item() for x in one.losses(predictions, targets))
-    seen = {key: x.item() for key, x in one.seen.items()}
+    found = one(step(predictions, targets))
+    semantic, depth = (x.item() for x in found.losses)
+    seen = {key: x.item() for key, x in found.logged.items()}
     assert semantic == pytest.approx(0.8 * seen["label_semantic"] + 0.2 * seen["transfer_semantic_depth"])
     assert depth == pytest.approx(0.7 * seen["label_depth"] + 0.3 * seen["transfer_depth_semantic"])
     assert seen["label_semantic"] == pytest.approx(tasks.losses(predictions, targets)[0].item())
-    by_target = [x.item() for x in objective(group="target").losses(predictions, targets)]
+    by_target = [x.item() for x in objective(group="target")(step(predictions, targets)).losses]
     assert by_target == pytest.approx([0.8 * seen["label_semantic"] + 0.2 * seen["transfer_depth_semantic"],
                                        0.7 * seen["label_depth"] + 0.3 * seen["transfer_semantic_depth"]])
     alone = objective(pairs=[])
-    assert [x.item() for x in alone.losses(predictions, targets)] == pytest.approx(
-        [seen["label_semantic"], seen["label_depth"]]) and not list(alone.nets.parameters())
+    assert [x.item() for x in alone(step(predictions, targets)).losses] == pytest.approx(
+        [seen["label_semantic"], seen["label_depth"]]) and not alone.extra_parameters()
 
 
 def test_any_pair_and_all_three_tasks():
     three = objective(("semantic", "depth", "normal"))
     assert len(three.pairs) == 6 and ("normal", "depth") in three.pairs
     _, predictions, targets = made(("semantic", "depth", "normal"))
-    losses, seen = three.losses(predictions, targets), three.seen
-    mean = (seen["transfer_normal_semantic"] + seen["transfer_normal_depth"]) / 2
-    torch.testing.assert_close(losses[2].detach(), 0.6 * seen["label_normal"] + 0.4 * mean)
+    found = three(step(predictions, targets))
+    mean = (found.logged["transfer_normal_semantic"] + found.logged["transfer_normal_depth"]) / 2
+    torch.testing.assert_close(found.losses[2].detach(), 0.6 * found.logged["label_normal"] + 0.4 * mean)
     pair = objective(("semantic", "depth", "normal"), pairs=["depth-normal"])
     assert pair.pairs == [("depth", "normal"), ("normal", "depth")]
     _, predictions, targets = made(("semantic", "depth", "normal"))
-    assert pair.losses(predictions, targets)[0].item() == pytest.approx(pair.seen["label_semantic"].item())
+    found = pair(step(predictions, targets))
+    assert found.losses[0].item() == pytest.approx(found.logged["label_semantic"].item())
     found = pair.transferred(predictions)["depth", "normal"]
     torch.testing.assert_close(found.square().sum(1), torch.ones(2, 16, 24))
 
@@ -136,41 +145,41 @@ def test_any_pair_and_all_three_tasks():
 def test_targets_may_be_the_labels():
     one = objective(targets="labels", direct="mse")
     _, predictions, targets = made()
-    one.losses(predictions, targets)
+    logged = one(step(predictions, targets)).logged
     found = one.transferred(predictions)
     expected = between.depth("mse", found["semantic", "depth"], targets["depth"], (targets["depth"] != 0)[:, 0], 1.0)
-    torch.testing.assert_close(one.seen["transfer_semantic_depth"], expected.detach())
-    torch.testing.assert_close(one.seen["transfer_depth_semantic"], F.nll_loss(
+    torch.testing.assert_close(logged["transfer_semantic_depth"], expected.detach())
+    torch.testing.assert_close(logged["transfer_depth_semantic"], F.nll_loss(
         found["depth", "semantic"], targets["label"], ignore_index=-1).detach())
 
 
 def test_void_pixels_and_holes():
     _, predictions, targets = made()
     labelled, everything = (targets["label"] != -1).sum(), targets["label"].numel()
-    found = {void: (one := objective(void=void)).losses(predictions, targets) and one.seen["transfer_depth_semantic"]
+    found = {void: objective(void=void)(step(predictions, targets)).logged["transfer_depth_semantic"]
              for void in ("skip", "zero", "keep")}
     torch.testing.assert_close(found["skip"] * labelled, found["zero"] * everything)
     assert found["keep"] != found["zero"]
-    kept = objective(holes="keep")
-    kept.losses(predictions, targets)
+    kept = objective(holes="keep")(step(predictions, targets)).logged
     whole = (predictions["depth"] - targets["depth"]).abs().mean()         # missing depth is a depth of 0
-    torch.testing.assert_close(kept.seen["label_depth"], whole.detach())
+    torch.testing.assert_close(kept["label_depth"], whole.detach())
     uncut = {"depth_mask": torch.zeros(2, 1, 16, 24, dtype=torch.bool), "label_mask": torch.zeros(2, 16, 24) > 0}
     uncut["depth_mask"][:, :, 0] = uncut["label_mask"][:, 1] = True           # the masks that augmentation left uncut
     one = objective(void="zero")
-    one.losses(predictions, targets | uncut)
-    torch.testing.assert_close(one.seen["label_depth"],
+    logged = one(step(predictions, targets | uncut)).logged
+    torch.testing.assert_close(logged["label_depth"],
                                (predictions["depth"] - targets["depth"]).abs()[:, :, 0].mean().detach())
     apart = between.cross(one.transferred(predictions)["depth", "semantic"], predictions["semantic"].detach(), 0.0)
-    torch.testing.assert_close(one.seen["transfer_depth_semantic"], apart[:, 1].sum().detach() / everything)
+    torch.testing.assert_close(logged["transfer_depth_semantic"], apart[:, 1].sum().detach() / everything)
 
 
 def test_energy_is_the_released_scripts():
     one = objective()
     chunks = [made(seed=seed, images=images)[1] for seed, images in ((0, 2), (1, 3))]
+    metrics = one.eval_metrics()
     for predictions in chunks:
-        one.judge(predictions)
-    energy = one.judged()
+        metrics.update(predictions)
+    energy = metrics.results()
     both = {name: torch.cat([chunk[name] for chunk in chunks]).detach() for name in ("semantic", "depth")}
     with torch.no_grad():
         found = one.transferred(both)
@@ -178,8 +187,10 @@ def test_energy_is_the_released_scripts():
     depth = (found["semantic", "depth"] - both["depth"]).abs().mean().item()
     assert energy["energy_semantic_depth"] == pytest.approx(depth, rel=1e-5)
     assert energy["energy"] == pytest.approx(0.5 * semantic + 0.5 * depth, rel=1e-5)
-    one.judge(chunks[0])                                                   # and begins anew
-    assert one.judged()["energy"] != energy["energy"] and objective(pairs=[]).judged() == {}
+    anew, none = one.eval_metrics(), objective(pairs=[]).eval_metrics()
+    for metrics in (anew, none):
+        metrics.update(chunks[0])
+    assert anew.results()["energy"] != energy["energy"] and none.results() == {}
 
 
 @pytest.mark.parametrize("name", ["uniform", "gradnorm", "aligned_mtl_ub", "mgda"])
@@ -187,21 +198,21 @@ def test_transfer_nets_are_heads_to_every_balancer(name):
     """Under `heads: own` each net's gradient is that of its own loss, whatever the weights are."""
     one = objective()
     torch.manual_seed(1)
-    model = models.load("segnet", {"semantic": 5, "depth": 1}, 0.125)
+    model = models.load("segnet", heads({"semantic": 5, "depth": 1}), 0.125)
     image, targets = torch.rand(2, 3, 32, 48), made(height=32, width=48)[2]
     predictions, features = model(image)
-    losses = one.losses(predictions, targets)
-    expected = torch.autograd.grad(sum(losses), list(one.nets.parameters()), retain_graph=True)
+    losses = one(step(predictions, targets)).losses
+    expected = torch.autograd.grad(sum(losses), one.extra_parameters(), retain_graph=True)
     balancers.backward(balancers.load(name, ["semantic", "depth"], heads="own"), model, losses, {}, features,
-                       list(one.nets.parameters()))
-    for parameter, gradient in zip(list(one.nets.parameters()), expected, strict=True):
+                       one.extra_parameters())
+    for parameter, gradient in zip(one.extra_parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-7)
 
 
 def test_nets_follow_the_networks_adam():
     one = objective()
-    one.follow(0.5)
-    (group,) = one.transfers_optimiser.param_groups
+    one.update(step({}, {}, lr=0.5))
+    (group,) = one.optimiser.param_groups
     assert group["lr"] == 0.5 and group["betas"] == (0.9, 0.99)
 
 
@@ -216,7 +227,7 @@ def test_the_weights_of_uncertainty_settle_at_the_losses_inverse():
 
 def test_adaptive_loss_specific_weights_follow_the_decoders_gradients():
     torch.manual_seed(0)
-    model = models.load("resnet", {"semantic": 5, "depth": 1}, 0.125, encoder=18)
+    model = models.load("resnet", heads({"semantic": 5, "depth": 1}), 0.125, encoder=18)
     predictions, features = model(torch.rand(2, 3, 32, 48))
     losses = list(tasks.losses(predictions, made(height=32, width=48)[2]))
     sizes = [torch.autograd.grad(loss, [model.first_own(task)], retain_graph=True)[0].abs().mean().item()
@@ -229,14 +240,13 @@ def test_adaptive_loss_specific_weights_follow_the_decoders_gradients():
 
 def test_a_second_look_leaves_the_nets_statistics(monkeypatch):
     one = objective(batch_norm=True)
-    model = models.load("segnet", {"semantic": 5, "depth": 1}, 0.125).train()
+    model = models.load("segnet", heads({"semantic": 5, "depth": 1}), 0.125).train()
     image, targets = torch.rand(2, 3, 32, 48), made(height=32, width=48)[2]
     famo = balancers.load("famo", ["semantic", "depth"])
 
-    def losses():
-        return one.losses(model(image)[0], targets)
-    balancers.backward(famo, model, losses(), {}, None, list(one.nets.parameters()))
-    before = [buffer.clone() for network in (model, one.nets) for buffer in network.buffers()]
-    balancers.look_again(famo, [model, one.nets], losses)
-    after = [buffer for network in (model, one.nets) for buffer in network.buffers()]
+    found = one(step(model(image)[0], targets))
+    balancers.backward(famo, model, found.losses, {}, None, one.extra_parameters())
+    after = [*model.buffers(), *one.buffers()]
+    before = [buffer.clone() for buffer in after]
+    balancers.look_again(famo, after, lambda: found.again(model(image)[0]))
     assert len(before) > 20 and all(torch.equal(a, b) for a, b in zip(before, after, strict=True))

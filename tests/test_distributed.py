@@ -3,7 +3,6 @@
 import csv
 import os
 import pathlib
-import re
 import shutil
 import socket
 import subprocess
@@ -11,10 +10,9 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT, command
+from conftest import ROOT, command, folder_of, run
 
 from pipeline import train
-from pipeline.config import params
 from pipeline.runtime import distributed
 from pipeline.runtime.errors import UserError
 
@@ -23,12 +21,13 @@ ROWS = """
 import os, sys, torch
 torch.set_default_dtype(torch.float64)
 torch.Tensor.float = torch.Tensor.double
-from pipeline import balance, train
-seen, add = [], balance.Record.add
-def watched(record, weights, gramian, residual):
+from pipeline import train
+from pipeline.loop import record
+seen, add = [], record.Record.add
+def watched(steps, weights, gramian, residual):
     seen.append((weights.clone(), None if gramian is None else gramian.clone()))
-    add(record, weights, gramian, residual)
-balance.Record.add = watched
+    add(steps, weights, gramian, residual)
+record.Record.add = watched
 for row in sys.argv[1:]:
     train.main("rooms", *row.split())
 torch.save(seen, "seen" + os.environ.get("RANK", ""))
@@ -38,28 +37,32 @@ SHARED = ("baseline segnet uniform 0", "wide segnet gradnorm 0", "wide segnet al
           "wide segnet graddrop 0", "wide segnet famo 0", "wide segnet db-mtl 0", "student segnet ours 0",
           "student segnet aligned-ours 0", "student segnet bam 0", "baseline segnet consistent 0",
           "baseline segnet aligned-consistent 0")
-CONSISTENT = """  consistent: &consistent
+CONSISTENT = """  consistent:
     title: consistent
     objective: consistency
     balancer: uncertainty
     consistency: {lambda: {semantic: 0.1, depth: 0.2, normal: 0.3}, depth: ssim, smoothing: 0.1}
   aligned-consistent:
-    <<: *consistent
+    like: consistent
     balancer: aligned_mtl
     consistency: {lambda: {semantic: 0.1, depth: 0.2, normal: 0.3}, batch_norm: true, void: zero}
+  aligned-ours: {like: ours, balancer: aligned_mtl}
 """
 
 
 def rows(text):
     """SHARED's rows in params.yaml, with two steps of three images, which two processes share unevenly."""
-    text = text.replace("  rows: [si,", "  rows: [gradnorm, si,")
-    text = text.replace("students: [ours]", "students: [ours, aligned-ours, bam]", 1)
-    text = text.replace("baselines: [uniform]", "baselines: [uniform, consistent, aligned-consistent]", 1)
-    text = text.replace("\nmethods:\n", f"\nmethods:\n{CONSISTENT}")
-    head, ours, tail = re.split(r"(?<=\n)(  ours:.*?\n)(?=  ours-last:)", text, maxsplit=1, flags=re.S)
-    another = ours.replace("ours:", "aligned-ours:").replace("uniform", "aligned_mtl")
-    head, tail = (head + ours + another + tail).split("  smoke:\n")
-    return head + "  smoke:\n" + tail.replace("batch: 4", "batch: 3", 1).replace("epochs: 2", "epochs: 1", 1)
+    for old, new in (("  rows: [si,", "  rows: [gradnorm, si,"), ("rows: [ours]", "rows: [ours, aligned-ours, bam]"),
+                     ("rows: [uniform]", "rows: [uniform, consistent, aligned-consistent]"),
+                     ("\nmethods:\n", f"\nmethods:\n{CONSISTENT}"), ("epochs: 2, batch: 4", "epochs: 1, batch: 3")):
+        assert old in text, old
+        text = text.replace(old, new, 1)
+    return text
+
+
+def run_of(row):
+    _, model, name, seed = row.split()
+    return f"{model}-{name}-s{seed}"
 
 
 def together(count, *words, cwd, code):
@@ -89,6 +92,7 @@ def both(trained, tmp_path_factory):
     for folder in (alone, two):
         shutil.copytree(trained, folder)
         (folder / "params.yaml").write_text(rows((folder / "params.yaml").read_text()))
+        assert command("pipeline.rows", "rooms", cwd=folder).returncode == 0
     done = command(*SHARED, cwd=alone, code=ROWS)
     assert done.returncode == 0, done.stderr
     said = together(2, *SHARED, cwd=two, code=ROWS)
@@ -99,7 +103,7 @@ def both(trained, tmp_path_factory):
 def test_two_processes_equal_one(both, row):
     alone, two, _ = both
     for name in ("curve.csv", "balance.csv"):
-        expected, found = (read(folder / params.folder("rooms", *row.split()[1:]) / name) for folder in (alone, two))
+        expected, found = (read(folder / "out/rooms" / row.split()[0] / run_of(row) / name) for folder in (alone, two))
         assert len(found) == len(expected) == 1 and found[0].keys() == expected[0].keys()
         for key in set(found[0]) - {"residual"}:               # which is rounding itself
             # after the two Adam steps of an epoch, which multiply a difference of 1e-15
@@ -143,7 +147,7 @@ def test_after_a_kill_of_one_process_the_same_bits(copy, tmp_path):
     """By the same command again, and by torchrun's own restart."""
     (tmp_path / "kill").mkdir()
     (tmp_path / "kill/sitecustomize.py").write_text(KILLS_ONE)
-    folder = params.folder(STUDENT[1], *STUDENT[3:])
+    folder = folder_of(STUDENT[1], *STUDENT[3:])
 
     def bits():
         return {name: (folder / name).read_bytes() for name in ("weights.pt", "curve.csv", "balance.csv")}
@@ -178,7 +182,7 @@ def test_too_many_processes_are_refused_in_one_sentence(copy):
 def test_nproc_is_a_number(copy, monkeypatch, asked):
     monkeypatch.setenv("NPROC", asked)
     with pytest.raises(UserError, match=f"NPROC is '{asked}'"):
-        train.main(*STUDENT[1:])
+        run(train, *STUDENT[1:])
 
 
 def test_a_part_of_a_list_for_everyone(monkeypatch):

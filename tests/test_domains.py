@@ -5,18 +5,21 @@ import pathlib
 import re
 import shutil
 
+import conftest
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT, enter, run_all, smoke
+from conftest import change, enter, folder_of, lay, run, run_all
 
 from kernels.packing import normalise
 from pipeline import data, figures, objectives, plan, prepare, table, train
 from pipeline import tasks as judged
-from pipeline.config import params
+from pipeline.data.split import Split
 from pipeline.loop.curve import read
+from pipeline.loop.order import check_enough, epoch_of
 from pipeline.runtime import distributed
 from pipeline.runtime.errors import UserError
+from pipeline.tasks.tally import Tally
 from pipeline.teachers import networks as taught
 
 TASKS = ("digits", "characters")
@@ -28,11 +31,10 @@ ROWS = (("baseline", "uniform"), ("student", "bam-domains"), ("student", "ours-d
 def finished(tmp_path_factory):
     """A folder in which the suite domains has run at smoke size, but for its table."""
     place = tmp_path_factory.mktemp("domains")
-    text = re.sub(r"(?<=tasks: \[digits, characters\]\n)    baselines: .*", "    baselines: [uniform]",
-                  smoke((ROOT / "params.yaml").read_text()))
-    (place / "params.yaml").write_text(text)
+    lay(place)
     with pytest.MonkeyPatch.context() as patches:
         enter(place, patches)
+        change(("rows: [uniform, uncert, mgda, gradnorm]", "rows: [uniform]"), suite="domains")
         run_all("domains", "lenet", TASKS, ROWS)
     torch.use_deterministic_algorithms(False)
     return place
@@ -45,36 +47,36 @@ def domains(finished, tmp_path, monkeypatch):
     enter(tmp_path / "domains", monkeypatch)
 
 
-def row_of(stage="student", name="ours-domains"):
-    return params.load().resolve("domains", stage, "lenet", name, "0")
+def row_of(group="student", name="ours-domains"):
+    return conftest.row_of("domains", group, "lenet", name)
 
 
 # -- batches
 
 def test_half_of_a_batch_is_of_each_domain_and_the_smaller_begins_again(domains):
-    split, row = data.Split("domains", "train", CPU), row_of()
+    split, row = Split("out/domains/data", "train", CPU), row_of()
     digits, characters = (split.domains[task] for task in TASKS)
     assert (list(digits), list(characters)) == (list(range(12)), list(range(12, 20)))
-    batches = train.epoch_of(split, row, 0)
+    batches = epoch_of(split, row, 0)
     assert [[sum(i in digits for i in batch), len(batch)] for batch in batches] == [[4, 8]] * 3
     own = [[i for batch in batches for i in batch if i in places] for places in (digits, characters)]
     assert sorted(own[0]) == list(digits)                         # the larger once
     assert sorted(own[1][:8]) == list(characters) and own[1][8:] == own[1][:4]
-    assert train.epoch_of(split, row, 0) == batches != train.epoch_of(split, row, 1)
-    assert train.epoch_of(split, row | {"seed": 1}, 0) != batches
-    assert train.epoch_of(split, row_of("baseline", "uniform"), 0) == batches
+    assert epoch_of(split, row, 0) == batches != epoch_of(split, row, 1)
+    assert epoch_of(split, row | {"seed": 1}, 0) != batches
+    assert epoch_of(split, row_of("baseline", "uniform"), 0) == batches
 
 
 def test_a_teacher_sees_its_own_domain_only(domains):
-    split = data.Split("domains", "train", CPU)
+    split = Split("out/domains/data", "train", CPU)
     for task, steps in zip(TASKS, (3, 2), strict=True):
-        batches = train.epoch_of(split, row_of("teacher", task), 0)
+        batches = epoch_of(split, row_of("teacher", task), 0)
         assert sorted(sum(batches, [])) == list(split.domains[task])
         assert [len(batch) for batch in batches] == [4] * steps
 
 
 def test_images_are_normalised_by_their_own_domain(domains):
-    split, manifest = data.Split("domains", "train", CPU), data.load_manifest("domains")
+    split, manifest = Split("out/domains/data", "train", CPU), data.load_manifest("out/domains/data")
     index = [13, 2, 19]
     image, targets = split.batch(index)
     for place, task, x in zip(index, ("characters", "digits", "characters"), image, strict=True):
@@ -86,10 +88,10 @@ def test_images_are_normalised_by_their_own_domain(domains):
 
 
 def test_several_processes_are_refused(domains, monkeypatch):
-    split, test, row = *(data.Split("domains", name, CPU) for name in ("train", "test")), row_of()
+    split, test, row = *(Split("out/domains/data", name, CPU) for name in ("train", "test")), row_of()
     monkeypatch.setattr(distributed, "size", lambda: 2)
     with pytest.raises(UserError, match="NPROC is 2, but batches of digits and characters are not shared; set NPROC=1"):
-        train.enough_for_all(train.epoch_of(split, row, 0), split, test, row)
+        check_enough(epoch_of(split, row, 0), split, test, row, taught.network(row, TASKS, split.classes, CPU))
 
 
 # -- losses and metrics
@@ -129,7 +131,7 @@ def test_accuracy_is_of_the_labelled_images():
     classes = {task: list("abcd") for task in TASKS}
 
     def measured(index, batch=1):
-        tally = judged.Tally(TASKS, classes, "cpu", batch)
+        tally = Tally(TASKS, classes, "cpu", batch)
         tally.update(*({key: x[index] for key, x in part.items()} for part in (predictions, targets)))
         return tally.results()
     found = measured(range(40))
@@ -152,24 +154,25 @@ def test_accuracy_is_of_the_labelled_images():
 @pytest.mark.parametrize("kernels", ["fused", "reference"])
 def test_a_distance_is_over_the_tasks_own_images(domains, monkeypatch, kernels):
     monkeypatch.setenv("KERNELS", kernels)
-    split, row = data.Split("domains", "train", CPU), row_of()
+    split, row = Split("out/domains/data", "train", CPU), row_of()
     torch.manual_seed(0)
     model = taught.network(row, TASKS, split.classes, CPU)
     objective = objectives.load("feature_distillation", row, model, split, CPU)
-    index = train.epoch_of(split, row, 0)[0]
+    index = epoch_of(split, row, 0)[0]
     image, targets = split.batch(index)
     objective.prefetch(index)
     predictions, maps = model(image)
-    losses, terms, watched = objective(index, image, predictions, maps, targets)
+    found = objective(objectives.Step(index, image, predictions, maps, targets, lr=1e-3))
+    (_, distances), terms = objective.parts, found.terms
     total = 0.0
     for task in TASKS:
         mine = [k for k, i in enumerate(index) if i in split.domains[task]]
         with torch.no_grad():
             teacher = taught.load(row, task, split.classes, CPU)
             goal = normalise(teacher.features(image[mine])[task]["last"])[0]
-        adapted = normalise(maps[task]["last"][mine] @ objective.adaptors[f"{task}_last"].weight.T)[0]
+        adapted = normalise(maps[task]["last"][mine] @ distances.adaptors[f"{task}_last"].weight.T)[0]
         distance = (adapted - goal).square().sum(-1).mean()
-        assert watched[f"distance_{task}"].item() == pytest.approx(4.0 * distance.item(), rel=2e-3)      # float16
+        assert found.logged[f"distance_{task}"].item() == pytest.approx(4.0 * distance.item(), rel=2e-3)      # float16
         total = total + 4.0 * distance
     assert terms["distance"].item() == pytest.approx(total.item(), rel=2e-3)
     shared = model.connected.weight
@@ -178,10 +181,10 @@ def test_a_distance_is_over_the_tasks_own_images(domains, monkeypatch, kernels):
 
 
 def test_cached_features_are_those_of_live_teachers(domains, monkeypatch):
-    curves = {"cached": read(params.folder("domains", "lenet", "ours-domains", 0), "")[0]}
+    curves = {"cached": read(folder_of("domains", "lenet", "ours-domains", 0), "")[0]}
     monkeypatch.setenv("FEATURES", "live")
-    train.main("domains", "student", "lenet", "ours-domains", "0")
-    curves["live"] = read(params.folder("domains", "lenet", "ours-domains", 0), "")[0]
+    run(train, "domains", "student", "lenet", "ours-domains", "0")
+    curves["live"] = read(folder_of("domains", "lenet", "ours-domains", 0), "")[0]
     for one, other in zip(*curves.values(), strict=True):
         for key in ("distance_digits", "distance_characters", "loss_digits", "loss_characters"):
             assert one[key] == pytest.approx(other[key], rel=1e-2) and one[key] > 0
@@ -193,7 +196,7 @@ def test_from_the_images_to_the_table(domains, capsys):
     results = {file.stem: json.loads(file.read_text()) for file in pathlib.Path("out/domains/metrics").rglob("*.json")}
     assert len(results) == 5
     assert list(results["lenet-digits-s0"]["rules"]["median20"]["official"]) == ["digits_acc_pct"]
-    table.main("table1")
+    run(table, "domains", "table1")
     text = pathlib.Path("out/tables/table1.md").read_text()
     assert "drawn digits and characters" in text and "Not run" not in text and "88.84" not in text
     assert re.search(r"\| Method +\|  +\| Digits +\| Characters +\| Avg +\| Delta_MTL +\| n", text)
@@ -202,35 +205,30 @@ def test_from_the_images_to_the_table(domains, capsys):
     for _, name in ROWS:
         own = results[f"lenet-{name}-s0"]["rules"]["median20"]["official"]
         assert cells[name, "average_pct"] == pytest.approx(sum(own.values()) / 2)
-        assert cells[name, "miou_pct"] is None
-    file = pathlib.Path("params.yaml")
+        assert (name, "miou_pct") not in cells
     for old, new, shown in (("data: glyphs ", "data: svhn_omniglot ", True),
                             ("digits: svhn ", "digits: mnist ", False)):
-        file.write_text(file.read_text().replace(old, new))
-        table.main("table1")
+        change((old, new), suite="domains")
+        run(table, "domains", "table1")
         text = pathlib.Path("out/tables/table1.md").read_text()
         assert ("88.84" in text and "79.09" in text and "| paper" in text) == shown
     capsys.readouterr()
-    figures.main("domains", "lenet", "ours-domains", "0")
+    run(figures, "domains")
     assert "out/figures/domains-lenet-ours-domains-s0.svg" in capsys.readouterr().out
 
 
 def test_what_the_students_leave(domains):
     for name, terms in (("ours-domains", "distance"), ("bam-domains", "match")):
-        curve, cost = read(params.folder("domains", "lenet", name, 0), "")
+        curve, cost = read(folder_of("domains", "lenet", name, 0), "")
         assert len(curve) == 2 and cost["steps"] == 6
         for line in curve:
             assert all(line[f"{terms}_{task}"] > 0 and 0 <= line[f"official.{task}_acc_pct"] <= 100 for task in TASKS)
     assert prepare.montage("domains") is None and pathlib.Path("out/domains/montage.png").exists()
 
 
-def test_the_plan_knows_steps_and_bytes_of_a_pair(domains):
-    chosen = params.load()
-    for stage, name in (*(("teacher", task) for task in TASKS), *ROWS):
-        cost = json.loads((params.folder("domains", "lenet", name, 0) / "cost.json").read_text())
-        seconds, scaled = plan.seconds_of(chosen, f"{stage}-domains@lenet-{name}-0")
+def test_the_plan_knows_the_steps_of_a_pair(domains):
+    timed = plan.records()
+    for group, name in (*(("teacher", task) for task in TASKS), *ROWS):
+        cost = json.loads((folder_of("domains", "lenet", name, 0) / "cost.json").read_text())
+        seconds, scaled = plan.seconds_of(row_of(group, name), timed)
         assert seconds == pytest.approx(cost["seconds_per_step"] * cost["steps"]) and not scaled, name
-    kept = pathlib.Path("out/domains/features").rglob("*.json")
-    written = sum(json.loads(file.read_text())["bytes"] for file in kept)
-    only = chosen.model_copy(update={"suites": [("domains", chosen.suites.domains)]})
-    assert plan.feature_bytes(only) == written - 2 * 128           # the files' headers

@@ -10,18 +10,20 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, smoke, use_dvc
+from conftest import ROOT, shipped, smoke, use_dvc
 
 pytestmark = pytest.mark.slow
+TABLE = "table-main@table2"
 
 
 def project_in(folder, epochs):
     for name in ("pipeline", "models", "kernels"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "suites"))
     shutil.copy(ROOT / "dvc.yaml", folder)
     use_dvc(folder)
-    text = smoke((ROOT / "params.yaml").read_text())
-    (folder / "params.yaml").write_text(re.sub(r"(\n  smoke:.*?epochs: )2", rf"\g<1>{epochs}", text, flags=re.S))
+    text = smoke(shipped("rooms"))
+    assert "{epochs: 2," in text
+    (folder / "params.yaml").write_text(text.replace("{epochs: 2,", f"{{epochs: {epochs},"))
     return folder
 
 
@@ -43,11 +45,11 @@ def finish(folder, *words):
 
 def bits(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for name in ("weights.pt", "curve.csv")
-            for path in folder.glob(f"out/rooms/runs/*/{name}")}
+            for path in folder.glob(f"out/rooms/*/*/{name}")}
 
 
 def test_repro_killed_again_and_again_ends_with_the_same_bits_and_the_run_cache_works(project):
-    said, code = finish(project, "table2")
+    said, code = finish(project, TABLE)
     assert code == 0, said
     expected = bits(project)
     for path in ("out", ".dvc/cache", ".dvc/tmp", ".work", "dvc.lock"):
@@ -55,7 +57,7 @@ def test_repro_killed_again_and_again_ends_with_the_same_bits_and_the_run_cache_
         shutil.rmtree(target) if target.is_dir() else target.unlink()
     # kill the whole group once in a teacher, in the features and in the student, whenever its line appears
     for sign in ("segnet-depth-s0 epoch 7/", "features segnet-", "segnet-ours-s0 epoch 11/"):
-        process = repro(project, "table2")
+        process = repro(project, TABLE)
         for line in process.stdout:
             if sign in line:
                 break
@@ -64,7 +66,7 @@ def test_repro_killed_again_and_again_ends_with_the_same_bits_and_the_run_cache_
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         time.sleep(0.5)
-    said, code = finish(project, "table2")
+    said, code = finish(project, TABLE)
     assert code == 0, said
     assert "going on from epoch" in said
     assert bits(project) == expected
@@ -72,11 +74,11 @@ def test_repro_killed_again_and_again_ends_with_the_same_bits_and_the_run_cache_
     params = project / "params.yaml"
     before = params.read_text()
     params.write_text(before.replace("semantic: 1.0, depth: 1.0", "semantic: 1.0, depth: 2.0"))
-    said, code = finish(project, "table2")
-    assert code == 0 and "Running stage 'student-rooms@segnet-ours-0'" in said and "Running stage 'teacher" not in said
+    said, code = finish(project, TABLE)
+    assert code == 0 and "Running stage 'student@segnet-ours-0'" in said and "Running stage 'teacher" not in said
     params.write_text(before)
-    said, code = finish(project, "table2")
-    assert code == 0 and "Running stage" not in said
+    said, code = finish(project, TABLE)
+    assert code == 0 and re.findall("Running stage '(.+?)'", said) in ([], ["rows"])
     assert bits(project) == expected
 
 
@@ -85,7 +87,7 @@ def test_a_mistake_stops_before_any_stage(project):
     before = params.read_text()
     params.write_text(before.replace("  normal_mask:", "  normal_masc:"))
     try:
-        said, code = finish(project, "-f", "prepare-rooms")
+        said, code = finish(project, TABLE)
         assert code != 0 and "error: params.yaml: unknown key `switches.normal_masc`" in said
         assert "Traceback" not in said
     finally:
@@ -94,10 +96,26 @@ def test_a_mistake_stops_before_any_stage(project):
 
 def test_two_stages_at_a_time_give_the_bits_of_one(tmp_path):
     serial, parallel = (project_in(tmp_path / name, 2) for name in ("serial", "parallel"))
-    said, code = finish(serial, "table2")
+    said, code = finish(serial, TABLE)
     assert code == 0, said
     environment = os.environ | {"PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"}
-    done = subprocess.run([sys.executable, "-m", "pipeline.parallel", "2", "table2"], cwd=parallel, env=environment,
+    done = subprocess.run([sys.executable, "-m", "pipeline.parallel", "2", TABLE], cwd=parallel, env=environment,
                           capture_output=True, text=True)
     assert done.returncode == 0 and "finds nothing left to do" in done.stdout, done.stdout + done.stderr
     assert len(bits(serial)) == 10 and bits(parallel) == bits(serial)
+
+
+def test_an_experiment_trains_the_epochs_that_it_is_told(tmp_path):
+    """`dvc exp run -S`, as the README has it, in a clone."""
+    project = project_in(tmp_path, 2)
+    (project / ".dvc/config.local").unlink()
+    (project / ".gitignore").write_text((ROOT / ".gitignore").read_text() + "/.dvc/tmp\n/.dvc/cache\n")
+    for words in (["init", "-q"], ["add", "-A"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "a"]):
+        subprocess.run(["git", *words], cwd=project, check=True)
+    environment = os.environ | {"PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run([sys.executable, "-m", "dvc", "exp", "run", "-S", "protocols.smoke.train.default.epochs=3",
+                           "baseline@segnet-uniform-0"], cwd=project, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "epoch 3/3" in done.stdout
+    assert len((project / "out/rooms/baseline/segnet-uniform-s0/curve.csv").read_text().splitlines()) == 1 + 3
+    assert "      default: {epochs: 3," in (project / "params.yaml").read_text()

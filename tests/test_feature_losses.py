@@ -1,17 +1,19 @@
 """Distances of the follow-up, and the objective that chooses them: what is zero, what is invariant, what is trained."""
 
+import dataclasses
 import math
 
 import pytest
 import torch
+from conftest import change, folder_of, method, run
 
 from kernels import feature_distance
 from kernels.packing import normalise
 from models.adaptor import Adaptor
 from pipeline import train
-from pipeline.config import params
 from pipeline.loop.curve import read
 from pipeline.objectives import feature_distillation, feature_losses
+from pipeline.options import declared
 from pipeline.runtime.errors import UserError
 
 KINDS = ("l1", "cosine", "cka")
@@ -79,14 +81,9 @@ def test_gradients_reach_the_map_and_the_adaptor(kind):
 
 def student(name="ours-universal", **changes):
     """Train `name` with these keys changed; (curve, what the run says of itself is on stdout)."""
-    text = open("params.yaml").read().replace("students: [ours]", f"students: [{name}]", 1)
-    head, tail = text.split(f"\n  {name}:", 1)
-    for key, value in changes.items():
-        before = next(line for line in tail.splitlines() if line.strip().startswith(f"{key}:"))
-        tail = tail.replace(before, f"    {key}: {value}", 1)
-    open("params.yaml", "w").write(f"{head}\n  {name}:{tail}")
-    train.main("rooms", "student", "segnet", name, "0")
-    return read(params.folder("rooms", "segnet", name, 0), "")[0]
+    method(name, **changes)
+    run(train, "rooms", "student", "segnet", name, "0")
+    return read(folder_of("rooms", "segnet", name, 0), "")[0]
 
 
 @pytest.mark.parametrize("loss, most", [("l2", 4), ("l1", 16), ("cosine", 2), ("cka", 1)])
@@ -109,10 +106,7 @@ def test_the_follow_up_runs_with_live_teachers_and_augmentation(copy, monkeypatc
 
 @pytest.mark.parametrize("changes", [{"loss": "l1", "towards": "own"}, {"loss": "cka"}])
 def test_bfloat16_runs_too(copy, changes):
-    text = open("params.yaml").read()
-    head, tail = text.split("  smoke:\n")
-    open("params.yaml", "w").write(head + "  smoke:\n" + tail.replace(
-        "width: 0.125", "width: 0.125\n          precision: bfloat16", 1))
+    change(("width: 0.125", "width: 0.125, precision: bfloat16"))
     assert all(0 < line["distance"] < math.inf for line in student(**changes))
 
 
@@ -123,40 +117,37 @@ def test_cka_of_several_processes_is_refused(copy, monkeypatch):
 
 
 def test_adaptors_lead_from_the_tap_to_the_last_feature(copy, monkeypatch):
-    made, rates, step = [], [], feature_distillation.Objective.step
+    made, rates, update = [], [], feature_distillation.Distance.update
 
-    def watched(objective):
-        step(objective)
-        made[:] = [objective]
-        rates.append(objective.optimiser.param_groups[0]["lr"])
-    monkeypatch.setattr(feature_distillation.Objective, "step", watched)
+    def watched(distance, step):
+        update(distance, step)
+        made[:] = [distance, step]
+        rates.append(distance.optimiser.param_groups[0]["lr"])
+    monkeypatch.setattr(feature_distillation.Distance, "update", watched)
     student()
     shapes = {name: tuple(adaptor.weight.shape) for name, adaptor in made[0].adaptors.items()}
     assert shapes["depth_mid"] == (8, 64) and shapes["depth_last"] == (8, 8) and len(shapes) == 6
     # half a cosine over the training, which ends near nothing
     assert rates == pytest.approx([1e-2 * (1 + math.cos(math.pi * k / 4)) / 2 for k in range(4)])
-    made[0].progress = 0.999
-    step(made[0])
+    update(made[0], dataclasses.replace(made[1], progress=0.999))
     assert 0 < made[0].optimiser.param_groups[0]["lr"] < 1e-7
 
 
 def test_cosine_is_half_of_l2_in_training(copy, monkeypatch):
     """The first step's distances of the first tap, where both have the same weights."""
-    seen, original = {}, feature_distillation.Objective.distance
+    seen, original = {}, feature_distillation.Distance.distance
 
-    def watched(objective, *arguments):
-        total, each = original(objective, *arguments)
-        seen.setdefault(objective.loss, each)
+    def watched(distance, *arguments):
+        total, each = original(distance, *arguments)
+        seen.setdefault(distance.loss, each)
         return total, each
-    monkeypatch.setattr(feature_distillation.Objective, "distance", watched)
-    text = open("params.yaml").read()
+    monkeypatch.setattr(feature_distillation.Distance, "distance", watched)
     for loss in ("l2", "cosine"):
         student(towards="own", loss=loss)
-        open("params.yaml", "w").write(text)
     torch.testing.assert_close(seen["l2"], 2 * seen["cosine"], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("balancer", [name for name in params.BALANCERS if name not in params.ALIASES])
+@pytest.mark.parametrize("balancer", declared.names("pipeline.balancers"))
 def test_distillation_goes_with_every_balancer(copy, balancer):
     curve = student("ours", balancer=balancer)
     assert curve[1]["distance"] < curve[0]["distance"]

@@ -3,9 +3,9 @@
 import pathlib
 
 import pytest
+from conftest import folder_of, row_of, run
 
 from pipeline import figures
-from pipeline.config import params
 from pipeline.loop.curve import read
 from pipeline.runtime.errors import UserError
 
@@ -13,15 +13,16 @@ from pipeline.runtime.errors import UserError
 def test_both_files_are_drawn_from_the_curve(copy, capsys):
     drawn = []
     for _ in range(2):
-        figures.main("rooms", "segnet", "ours", "0")
-        drawn.append([pathlib.Path(line).read_bytes() for line in capsys.readouterr().out.split()])
+        run(figures, "rooms")
+        drawn.append([pathlib.Path(line).read_bytes() for line in capsys.readouterr().out.splitlines()
+                      if line.startswith("out/figures/")])
     assert drawn[0] == drawn[1] and len(drawn[0]) == 2
     assert drawn[0][0].startswith(b"<?xml") and drawn[0][1].startswith(b"\x89PNG")
 
 
 def test_names_stand_apart_and_carry_the_last_values(copy, monkeypatch):
-    row = params.load().resolve("rooms", "student", "segnet", "ours", "0")
-    curve, _ = read(params.folder("rooms", "segnet", "ours", 0), "")
+    row = row_of("rooms", "student", "segnet", "ours", "0")
+    curve, _ = read(folder_of("rooms", "segnet", "ours", 0), "")
     for line in curve:
         line |= {"loss_depth": 1.0, "loss_semantic": 1.001, "loss_normal": 1.002}
     seen = []
@@ -36,6 +37,5 @@ def test_names_stand_apart_and_carry_the_last_values(copy, monkeypatch):
 
 
 def test_a_student_that_has_not_run_is_a_sentence(folder):
-    with pytest.raises(UserError, match="out/rooms/runs/segnet-ours-s0 has no readable .*"
-                       "dvc repro student-rooms@segnet-ours-0"):
-        figures.main("rooms", "segnet", "ours", "0")
+    with pytest.raises(UserError, match="no student of rooms has run yet; run `make table2` first"):
+        run(figures, "rooms")

@@ -141,7 +141,7 @@ def test_a_count_that_is_not_there_is_refused(count, sentence):
 
 
 def test_an_unknown_option_and_a_tiny_size_are_refused():
-    with pytest.raises(UserError, match="datasets.glyphs.noise` is not an option; the options are seed, alphabet"):
+    with pytest.raises(UserError, match="unknown key `datasets.glyphs.noise` .known here: seed, alphabet"):
         glyphs.ids("train", {"digits": 1, "characters": 1}, {"noise": 0})
     with pytest.raises(UserError, match=r"at least 16 pixels a side; found \[32, 15\]"):
         samples("train", 1, 1, (32, 15))

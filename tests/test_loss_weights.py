@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from pipeline import balancers
-from pipeline.config import params
+from pipeline.options import declared
 
-METHODS = [name for name in params.BALANCERS
-           if name not in params.ALIASES and balancers.method(name).needs == "losses"]
+METHODS = [name for name in declared.names("pipeline.balancers")
+           if declared.attribute(f"pipeline.balancers.{name}", "Balancer", "needs") == "losses"]
 
 
 def test_weights_of_losses_are_the_derivatives_of_the_printed_sums():
@@ -118,7 +118,7 @@ def test_uncertainty_settles_at_half_over_the_loss():
 def test_learned_weights_follow_the_network_unless_they_have_a_rate():
     for options, rate in (({}, 0.5), ({"lr": 0.1}, 0.1)):
         balancer = balancers.load("uncertainty", ["a"], init=0.0, **options)
-        balancer.follow(0.5)
+        balancer.set_lr(0.5)
         balancer.weights(torch.tensor([0.1]), None)
         assert balancer.learned.item() == pytest.approx(-rate)       # the first step of Adam is its rate
 

@@ -152,7 +152,7 @@ def test_resize_averages_images_over_pixels_that_plain_bilinear_would_skip(root)
 
 def test_resize_refuses_another_aspect_ratio(root):
     read(root, (59, 80))  # 1.7 % off
-    with pytest.raises(UserError, match="12 x 16 .height x width. but protocols.<name>.<suite>.data asks for 12 x 17"):
+    with pytest.raises(UserError, match="12 x 16 .height x width. but protocols.<name>.data asks for 12 x 17"):
         read(root, (12, 17))
 
 
@@ -236,7 +236,7 @@ def test_check_and_read_find_in_a_file(root, case):
 
 @pytest.mark.parametrize(("split", "folder", "count"), [("train", "train", 4), ("test", "val", 0)])
 def test_check_refuses_a_number_of_images_that_is_not_there(root, split, folder, count):
-    sentence = f"protocols.<name>.<suite>.data.{split} asks for {count} images but {root}/{folder} holds 3: set"
+    sentence = f"protocols.<name>.data.{split} asks for {count} images but {root}/{folder} holds 3: set"
     with pytest.raises(UserError, match=re.escape(sentence)):
         nyuv2.check(options(root), COUNTS | {split: count})
 

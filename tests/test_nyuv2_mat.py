@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import change, run
 
 from pipeline import data, prepare
 from pipeline.data import nyuv2, nyuv2_mat
@@ -153,15 +154,11 @@ def test_prepare_takes_the_files(folder):
     labeled(root, {("rawDepths", frame): plane(normal, 2) for frame in frames})
     splits(root)
     class_map(root)
-    text = pathlib.Path("params.yaml").read_text()
-    for old, new in (("data: scenes ", "data: nyuv2 "), ("source: mtan", "source: mat"), ("published ", "derived "),
-                     ("height: 32, width: 64, train: 8, test: 4", "height: 48, width: 64, train: 4, test: 1")):
-        assert old in text
-        text = text.replace(old, new, 1)
-    pathlib.Path("params.yaml").write_text(text)
-    prepare.main("rooms")
-    assert data.load_manifest("rooms")["ids"]["train"] == ["train/0", "train/198", "train/397", "train/596"]
-    stored = np.load(data.folder("rooms") / "train/normal.npy")[:2].astype(float)
+    change(("data: scenes ", "data: nyuv2 "), ("source: mtan", "source: mat"), ("published ", "derived "),
+           ("height: 32, width: 64, train: 8, test: 4", "height: 48, width: 64, train: 4, test: 1"))
+    run(prepare, "rooms")
+    assert data.load_manifest("out/rooms/data")["ids"]["train"] == ["train/0", "train/198", "train/397", "train/596"]
+    stored = np.load(pathlib.Path("out/rooms/data") / "train/normal.npy")[:2].astype(float)
     assert np.quantile(degrees(stored[stored.any(-1)], normal), 0.99) < 2
 
 

@@ -5,23 +5,20 @@ import csv
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import folder_of, method, run
 
-from pipeline import tasks, train
-from pipeline.config import params
-from pipeline.config.metrics import train_loss
+from pipeline import balancers, tasks, train
+from pipeline.balancers import famo
+from pipeline.loop import epoch
 from pipeline.objectives import supervised
+from pipeline.tasks.metrics import train_loss
 
 
 def student(**changes):
     """Train a student `bam` with these keys changed; (curve, row)."""
-    text = open("params.yaml").read().replace("students: [ours]", "students: [bam]")
-    head, tail = text.split("  bam:", 1)
-    for key, value in changes.items():
-        before = next(line for line in tail.splitlines() if line.strip().startswith(f"{key}:"))
-        tail = tail.replace(before, f"    {key}: {value}", 1)
-    open("params.yaml", "w").write(head + "  bam:" + tail)
-    train.main("rooms", "student", "segnet", "bam", "0")
-    with open(params.folder("rooms", "segnet", "bam", 0) / "curve.csv") as file:
+    method("bam", **changes)
+    run(train, "rooms", "student", "segnet", "bam", "0")
+    with open(folder_of("rooms", "segnet", "bam", 0) / "curve.csv") as file:
         return [{key: float(value) for key, value in line.items()} for line in csv.DictReader(file)]
 
 
@@ -52,8 +49,8 @@ def test_the_teachers_share_fades_from_all_to_none(copy, monkeypatch):
     def balanced(*arguments):
         seen["balanced"].append([x.item() for x in arguments[2]])
         return backward(*arguments)
-    backward = train.balancers.backward
-    monkeypatch.setattr(train.balancers, "backward", balanced)
+    backward = balancers.backward
+    monkeypatch.setattr(balancers, "backward", balanced)
     monkeypatch.setattr(supervised.Objective, "losses", watched("labels", supervised.Objective.losses))
     monkeypatch.setattr(tasks, "matches", watched("matches", tasks.matches))
     curve = student()
@@ -75,25 +72,27 @@ def test_it_composes_with_feature_distillation_and_balancers(copy):
 
 def test_a_second_look_sees_the_same_mixture(copy, monkeypatch):
     """FAMO measures a batch's losses again after the update; with the network as it was they are what they were."""
-    seen, again, backward = {"before": [], "after": []}, train.again, train.balancers.backward
+    seen, outputs, backward = {"before": [], "after": []}, epoch.outputs, balancers.backward
+    states, look_again = [], famo.Balancer.look_again
 
     def before(*arguments):
         seen["before"] += [x.item() for x in arguments[2]]
         return backward(*arguments)
 
-    def after(model, *rest):
-        model.load_state_dict(states[-1])
-        losses = again(model, *rest)
-        seen["after"] += [x.item() for x in losses]
-        return losses
-    states, original = [], train.gradients
+    def as_before(model, *arguments):
+        """The network's outputs, in a second look with the weights that it had in the first."""
+        if torch.is_grad_enabled():
+            states.append({key: value.clone() for key, value in model.state_dict().items()})
+        else:
+            model.load_state_dict(states[-1])
+        return outputs(model, *arguments)
 
-    def kept(model, *arguments, **named):
-        states.append({key: value.clone() for key, value in model.state_dict().items()})
-        return original(model, *arguments, **named)
-    for name, watched in (("again", after), ("gradients", kept)):
-        monkeypatch.setattr(train, name, watched)
-    monkeypatch.setattr(train.balancers, "backward", before)
+    def after(balancer, losses):
+        seen["after"] += losses.tolist()
+        look_again(balancer, losses)
+    monkeypatch.setattr(epoch, "outputs", as_before)
+    monkeypatch.setattr(balancers, "backward", before)
+    monkeypatch.setattr(famo.Balancer, "look_again", after)
     student(balancer="famo")
     assert len(seen["before"]) == len(seen["after"]) == 3 * 4
     assert seen["after"] == pytest.approx(seen["before"], rel=1e-5)

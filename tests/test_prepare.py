@@ -8,9 +8,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from conftest import change, run
 
 from pipeline import data, prepare
 from pipeline.data import nyuv2, scenes
+from pipeline.data.split import Split
 from pipeline.runtime.errors import UserError
 
 CPU = torch.device("cpu")
@@ -29,18 +31,17 @@ def use_nyuv2(root, images=8, tests=4):
             for kind, array in sample.items():
                 (root / split / kind).mkdir(parents=True, exist_ok=True)
                 np.save(root / split / kind / f"{i}.npy", array)
-    text = pathlib.Path("params.yaml").read_text()
-    pathlib.Path("params.yaml").write_text(text.replace("data: scenes ", "data: nyuv2 "))
+    change(("data: scenes ", "data: nyuv2 "))
     return root
 
 
 def test_arrays_hold_what_the_reader_gave(folder):
-    prepare.main("rooms")
-    manifest = data.load_manifest("rooms")
+    run(prepare, "rooms")
+    manifest = data.load_manifest("out/rooms/data")
     options = {"seed": 0, "noise": 0.03, "holes": 0.08}
     assert manifest["ids"]["train"] == scenes.ids("train", 8, options) and manifest["classes"] == {
         "semantic": list(scenes.CLASSES)}
-    image, targets = data.Split("rooms", "test", CPU).batch([2])
+    image, targets = Split("out/rooms/data", "test", CPU).batch([2])
     sample = scenes.read("test", manifest["ids"]["test"][2], (H, W), options)
     assert np.abs(image[0].permute(1, 2, 0).numpy() - sample["image"]).max() <= 0.5 / 255 + 1e-6
     assert (targets["label"][0].numpy() == sample["label"]).all()
@@ -50,34 +51,34 @@ def test_arrays_hold_what_the_reader_gave(folder):
 
 
 def test_batches_are_channels_last_and_in_the_order_asked(folder):
-    prepare.main("rooms")
-    split = data.Split("rooms", "train", CPU)
+    run(prepare, "rooms")
+    split = Split("out/rooms/data", "train", CPU)
     image, targets = split.batch([3, 1])
     assert image.is_contiguous(memory_format=torch.channels_last) and image.dtype == torch.float32
     assert torch.equal(split.batch([1])[0][0], image[1]) and targets["label"].dtype == torch.int64
 
 
 def test_manifest_has_every_checksum(folder):
-    prepare.main("rooms")
-    manifest = json.loads((data.folder("rooms") / "manifest.json").read_text())
+    run(prepare, "rooms")
+    manifest = json.loads((pathlib.Path("out/rooms/data") / "manifest.json").read_text())
     assert len(manifest["sha256"]) == 8
     for file, digest in manifest["sha256"].items():
-        assert hashlib.sha256((data.folder("rooms") / file).read_bytes()).hexdigest() == digest
+        assert hashlib.sha256((pathlib.Path("out/rooms/data") / file).read_bytes()).hexdigest() == digest
 
 
 def test_preparing_twice_gives_the_same_bits(folder):
-    prepare.main("rooms")
-    before = (data.folder("rooms") / "manifest.json").read_text()
-    prepare.main("rooms")
-    assert (data.folder("rooms") / "manifest.json").read_text() == before
+    run(prepare, "rooms")
+    before = (pathlib.Path("out/rooms/data") / "manifest.json").read_text()
+    run(prepare, "rooms")
+    assert (pathlib.Path("out/rooms/data") / "manifest.json").read_text() == before
 
 
 def test_nyuv2_folders_as_a_user_has_them(folder):
     use_nyuv2(folder / "data/nyuv2")
-    prepare.main("rooms")
-    manifest = data.load_manifest("rooms")
+    run(prepare, "rooms")
+    manifest = data.load_manifest("out/rooms/data")
     assert manifest["ids"]["test"] == ["test/0", "test/1", "test/2", "test/3"]
-    image, targets = data.Split("rooms", "train", CPU).batch([5])
+    image, targets = Split("out/rooms/data", "train", CPU).batch([5])
     stored = np.load(folder / "data/nyuv2/train/depth/5.npy")[..., 0]
     np.testing.assert_allclose(targets["depth"][0, 0].numpy(), stored, rtol=1e-3)
 
@@ -103,8 +104,8 @@ def test_broken_data_are_a_sentence_before_work(folder, case):
     breaking, words = BROKEN[case]
     breaking(root)
     with pytest.raises(UserError, match=words):
-        prepare.main("rooms")
-    assert not data.folder("rooms").exists()
+        run(prepare, "rooms")
+    assert not pathlib.Path("out/rooms/data").exists()
 
 
 def test_other_proportions_are_refused(folder):
@@ -113,13 +114,13 @@ def test_other_proportions_are_refused(folder):
         for path in (root / split).rglob("*.npy"):
             np.save(path, np.concatenate([np.load(path)] * 2, axis=0))
     with pytest.raises(UserError, match="height"):
-        prepare.main("rooms")
+        run(prepare, "rooms")
 
 
 def test_small_disk_is_told_before_work(folder, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 1))
     with pytest.raises(UserError, match=r"need 294,912 bytes but the disk has 1 free; make room .* `protocols.smoke"):
-        prepare.main("rooms")
+        run(prepare, "rooms")
 
 
 def test_readers_agree_on_the_classes():
@@ -127,6 +128,6 @@ def test_readers_agree_on_the_classes():
 
 
 def test_montage_is_drawn(folder):
-    prepare.main("rooms")
+    run(prepare, "rooms")
     prepare.montage("rooms")
     assert pathlib.Path("out/rooms/montage.png").read_bytes()[:4] == b"\x89PNG"

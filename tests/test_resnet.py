@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from conftest import heads
 
 import models
 from models.resnet import Encoder
@@ -21,7 +22,7 @@ PARAMETERS = {  # encoder -> its own; with decoders and both transfer nets for 7
 
 def build(tasks=CITY, width=0.125, **options):
     torch.manual_seed(0)
-    return models.load("resnet", tasks, width, **options)
+    return models.load("resnet", heads(tasks), width, **options)
 
 
 def image(batch=2, height=32, width=64):
@@ -36,7 +37,7 @@ def count(*parts):
 def test_parameters_count_as_released(encoder):
     alone, totals = PARAMETERS[encoder]
     with torch.device("meta"):
-        model = models.load("resnet", CITY, encoder=encoder)
+        model = models.load("resnet", heads(CITY), encoder=encoder)
         assert count(model.encoder) == alone
         for classes, total in zip((7, 13, 19), totals, strict=True):
             model.heads["semantic"] = torch.nn.Conv2d(128, classes, 1, bias=False)
@@ -49,7 +50,7 @@ def test_parameters_count_as_released(encoder):
     (CITY, 27_785_280), ({"semantic": 13, "depth": 1}, 27_786_048), ({"semantic": 19, "depth": 1}, 27_786_816)])
 def test_single_and_direct_networks_count_as_released(tasks, expected):
     with torch.device("meta"):
-        assert count(models.load("resnet", tasks)) == expected
+        assert count(models.load("resnet", heads(tasks))) == expected
 
 
 @pytest.mark.parametrize("encoder, decoders", [
@@ -59,7 +60,7 @@ def test_decoders_count_as_released(encoder, decoders):
     for task, sizes in decoders.items():
         for channels, expected in sizes.items():
             with torch.device("meta"):
-                model = models.load("resnet", {task: channels}, encoder=encoder)
+                model = models.load("resnet", heads({task: channels}), encoder=encoder)
             assert sum(p.numel() for p in model.task_parameters(task)) == expected
 
 
@@ -127,7 +128,7 @@ def test_images_are_normalised_as_asked():
 @pytest.mark.parametrize("encoder, width", [(18, 0.125), (50, 0.25)])
 def test_width_scales_every_layer(encoder, width):
     with torch.device("meta"):
-        whole, narrow = (models.load("resnet", CITY, w, encoder=encoder) for w in (1.0, width))
+        whole, narrow = (models.load("resnet", heads(CITY), w, encoder=encoder) for w in (1.0, width))
     free = {"encoder.conv1.weight", *(f"heads.{task}.weight" for task in CITY)}
     for (key, p), q in zip(whole.named_parameters(), narrow.parameters(), strict=True):
         by = (width,) if p.dim() == 1 or key in free else (width, width)
@@ -152,7 +153,7 @@ def test_pretrained_starts_with_torchvisions_weights(tmp_path, monkeypatch):
     state = torchvision.models.resnet18(weights=None).state_dict()
     (tmp_path / "checkpoints").mkdir()
     torch.save(state, tmp_path / "checkpoints" / weights.url.split("/")[-1])
-    model = models.load("resnet", CITY, encoder=18, pretrained=True)
+    model = models.load("resnet", heads(CITY), encoder=18, pretrained=True)
     assert all(torch.equal(value, state[key]) for key, value in model.encoder.state_dict().items())
 
 
@@ -162,7 +163,7 @@ def test_failed_download_is_said_and_nothing_else_taken(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
     with pytest.raises(ValueError, match=f"ResNet-18 .*no route.*/resnet18-f37072fd.pth into {tmp_path}/checkpoints"):
-        models.load("resnet", CITY, encoder=18, pretrained=True)
+        models.load("resnet", heads(CITY), encoder=18, pretrained=True)
 
 
 @pytest.mark.parametrize("call, sentence", [

@@ -8,11 +8,11 @@ import torch
 
 from pipeline import balancers
 from pipeline.balancers import cagrad, pcgrad, upgrad
-from pipeline.config import params
+from pipeline.options import declared
 
-METHODS = [name for name in params.BALANCERS if name not in params.ALIASES]
-GRAMIAN = [name for name in METHODS if balancers.method(name).needs in ("gramian", "features") and name != "graddrop"
-           ] + ["imtl"]
+METHODS = declared.names("pipeline.balancers")
+GRAMIAN = [name for name in METHODS if name != "graddrop" and declared.attribute(
+    f"pipeline.balancers.{name}", "Balancer", "needs") in ("gramian", "features")] + ["imtl"]
 DRAWN = {"pcgrad", "gradvac"}          # a random order each step
 ROWS = torch.tensor([[4, -1, 0, 2], [-1, 3, 1, 0.5], [0.5, -2, 1.5, -1]], dtype=torch.float64)
 

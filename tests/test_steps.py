@@ -3,10 +3,11 @@ for a device. Copies to a device, and the methods that are solved on the host, a
 
 import pytest
 import torch
+from conftest import change, file_of, run
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kernels import reference
-from pipeline import train
+from pipeline import balancers, train
 
 CONSISTENT = """  consistent:
     title: consistent
@@ -39,13 +40,12 @@ class Reads(TorchDispatchMode):
 
 def reads(monkeypatch, batch, *words):
     """How often a training whose epochs have 8 / batch steps reads a tensor on the host."""
-    text = open("params.yaml").read()
-    listed = text.replace("baselines: [uniform]", "baselines: [uniform, consistent]", 1)
-    before, after = listed.replace("\nmethods:\n", f"\nmethods:\n{CONSISTENT}").split("  smoke:\n")
-    open("params.yaml", "w").write(before + "  smoke:\n" + after.replace("batch: 4", f"batch: {batch}", 1))
+    text = file_of("rooms").read_text()
+    change(("rows: [uniform]", "rows: [uniform, consistent]"), ("\nmethods:\n", f"\nmethods:\n{CONSISTENT}"),
+           ("epochs: 2, batch: 4", f"epochs: 2, batch: {batch}"))
     with monkeypatch.context() as patches, Reads(patches) as counter:
-        train.main("rooms", *words, "0")
-    open("params.yaml", "w").write(text)
+        run(train, "rooms", *words, "0")
+    file_of("rooms").write_text(text)
     return counter.count
 
 
@@ -61,12 +61,12 @@ def test_more_steps_read_nothing_more(copy, monkeypatch, words):
 
 
 def test_a_read_in_the_loop_is_seen(copy, monkeypatch):
-    original = train.balancers.backward
+    original = balancers.backward
 
     def peeks(*arguments):
         weights, gramian = original(*arguments)
         weights[0].item()
         return weights, gramian
-    monkeypatch.setattr(train.balancers, "backward", peeks)
+    monkeypatch.setattr(balancers, "backward", peeks)
     few, many = (reads(monkeypatch, batch, "baseline", "segnet", "uniform") for batch in (4, 2))
     assert many - few == 4              # two more steps in each of two epochs

@@ -1,15 +1,17 @@
 """The feature store: exact enough, found by identity, never stale, never silently damaged."""
 
 import json
+import pathlib
 import shutil
 
 import numpy as np
 import pytest
 import torch
+from conftest import change, folder_of, row_of, run
 
 from kernels import unpack
-from pipeline import data, features, train
-from pipeline.config import params
+from pipeline import features, train
+from pipeline.data.split import Split
 from pipeline.runtime.errors import UserError
 from pipeline.teachers import networks, sources, store
 
@@ -18,31 +20,29 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def row(copy):
-    return params.load().resolve("rooms", "student", "segnet", "ours", "0")
+    return row_of("rooms", "student", "segnet", "ours", "0")
 
 
 def edit(old, new):
-    text = open("params.yaml").read()
-    assert old in text
-    open("params.yaml", "w").write(text.replace(old, new))
-    return params.load().resolve("rooms", "student", "segnet", "ours", "0")
+    change((old, new))
+    return row_of("rooms", "student", "segnet", "ours", "0")
 
 
 def source(row, monkeypatch=None, place=None):
     if place:
         monkeypatch.setenv("FEATURES", place)
-    return store.open_for(row, "semantic", data.Split("rooms", "train", CPU), CPU)
+    return store.open_for(row, "semantic", Split("out/rooms/data", "train", CPU), CPU)
 
 
 def batch(row, *rest):
-    split = data.Split("rooms", "train", CPU)
+    split = Split("out/rooms/data", "train", CPU)
     return source(row, *rest).batch([5, 1, 2], split.batch([5, 1, 2])[0], ("mid", "last"))
 
 
 @pytest.mark.parametrize("dtype, gap", [("float32", 1e-5), ("float16", 1e-3), ("uint8", 5e-3)])
 def test_cached_equals_live_to_the_declared_precision(copy, monkeypatch, dtype, gap):
     row = edit("dtype: float16", f"dtype: {dtype}")
-    features.main("rooms", "segnet", "semantic", "0")
+    run(features, "rooms", "teacher", "segnet", "semantic", "0")
     live = batch(row, monkeypatch, "live")
     for place in ("ram", "disk", "auto"):
         for tap, (stored, energy) in batch(row, monkeypatch, place).items():
@@ -55,13 +55,13 @@ def test_student_curve_cached_equals_live(copy, monkeypatch):
     """With eval-mode teachers a cache is the same method: only rounding differs."""
     edit("dtype: float16", "dtype: float32")
     for task in ("semantic", "depth", "normal"):
-        features.main("rooms", "segnet", task, "0")
+        run(features, "rooms", "teacher", "segnet", task, "0")
     curves = {}
     for place in ("ram", "disk", "live"):
         monkeypatch.setenv("FEATURES", place)
-        shutil.rmtree("out/rooms/runs/segnet-ours-s0")
-        train.main("rooms", "student", "segnet", "ours", "0")
-        curves[place] = open("out/rooms/runs/segnet-ours-s0/curve.csv").read()
+        shutil.rmtree(folder_of("rooms", "segnet", "ours"))
+        run(train, "rooms", "student", "segnet", "ours", "0")
+        curves[place] = (folder_of("rooms", "segnet", "ours") / "curve.csv").read_text()
     assert curves["ram"] == curves["disk"]
     values = {place: [[float(x) for x in line.split(",")[:9]] for line in text.splitlines()[1:]]
               for place, text in curves.items()}
@@ -70,8 +70,8 @@ def test_student_curve_cached_equals_live(copy, monkeypatch):
 
 def test_batch_mode_teachers_depend_on_the_batch(copy):
     """Why `teacher_bn: batch` cannot be cached: an image's features change with its neighbours."""
-    row = params.load().resolve("rooms", "student", "segnet", "ours", "0")
-    split = data.Split("rooms", "train", CPU)
+    row = row_of("rooms", "student", "segnet", "ours", "0")
+    split = Split("out/rooms/data", "train", CPU)
     for statistics, differ in ((True, True), (False, False)):
         live = sources.Live(row, "semantic", split.classes, CPU, batch_statistics=statistics)
         first = [live.batch(None, split.batch(index)[0], ["last"])["last"][0][0] for index in ([0, 1], [0, 2])]
@@ -82,16 +82,16 @@ def test_identity_changes_with_what_decides_the_features(row):
     before = {store.identity(row, "semantic"), store.identity(row, "depth")}
     assert len(before) == 2
     assert store.identity(edit("dtype: float16", "dtype: uint8"), "semantic") not in before
-    manifest = json.loads((data.folder("rooms") / "manifest.json").read_text())
+    manifest = json.loads(pathlib.Path("out/rooms/data/manifest.json").read_text())
     manifest["sha256"]["train/image.npy"] = "0"
-    (data.folder("rooms") / "manifest.json").write_text(json.dumps(manifest))
+    pathlib.Path("out/rooms/data/manifest.json").write_text(json.dumps(manifest))
     assert store.identity(row, "semantic") not in before
 
 
 def test_changed_teacher_is_refused(row):
     path = networks.weights_file(row, "semantic")
     shutil.copy(networks.weights_file(row, "depth"), path)
-    with pytest.raises(UserError, match="semantic.json is stale.*dvc repro features-rooms@segnet-semantic-0"):
+    with pytest.raises(UserError, match="semantic.json is stale.*dvc repro features@segnet-semantic-0"):
         source(row)
 
 
@@ -123,7 +123,7 @@ def test_truncated_shard_is_named(row):
 
 def test_missing_manifest_is_named(row):
     store.manifest_file(row, "semantic").unlink()
-    with pytest.raises(UserError, match="semantic.json is missing or damaged; run `dvc .* features-rooms@segnet-sem"):
+    with pytest.raises(UserError, match="semantic.json is missing or damaged; run `dvc .* features@segnet-sem"):
         source(row)
 
 
@@ -131,13 +131,13 @@ def test_small_disk_is_told_before_work(row, monkeypatch):
     shutil.rmtree(store.BULK)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 1))
     with pytest.raises(UserError, match=r"features need [\d,]+ bytes but .* has 1 free"):
-        features.main("rooms", "segnet", "semantic", "0")
+        run(features, "rooms", "teacher", "segnet", "semantic", "0")
     assert not store.BULK.exists()
 
 
 def test_predicted_bytes_are_the_written_ones(copy, capsys):
     shutil.rmtree(store.BULK)
-    features.main("rooms", "segnet", "semantic", "0")
+    run(features, "rooms", "teacher", "segnet", "semantic", "0")
     said = capsys.readouterr().out
     predicted, written = (float(said.split(word)[0].split()[-2]) for word in (" predicted", " written"))
     assert predicted == pytest.approx(written, rel=0.01)
@@ -153,7 +153,7 @@ def test_parity_gate_refuses_other_features(row, monkeypatch):
 
     monkeypatch.setattr(store, "encode", wrong)
     with pytest.raises(UserError, match="differ from the live teacher's"):
-        features.main("rooms", "segnet", "semantic", "0")
+        run(features, "rooms", "teacher", "segnet", "semantic", "0")
 
 
 def test_unknown_place(row, monkeypatch):

@@ -270,15 +270,16 @@ def test_a_drawing_that_only_its_pixels_betray_is_refused_by_read(root, change, 
 
 
 @pytest.mark.parametrize("key, value, rule", [
-    ("digits", "usps", "svhn or mnist"), ("seed", -1, "a whole number from 0"), ("seed", True, "a whole number"),
-    ("svhn_root", "", "a folder"), ("omniglot_root", None, "a folder"),
+    ("digits", "usps", "input should be 'svhn' or 'mnist'"), ("seed", -1, "input should be greater than"),
+    ("seed", True, "input should be a valid integer"),
+    ("svhn_root", "", "string should have"), ("omniglot_root", None, "input should be a valid string"),
 ])  # fmt: skip
 def test_a_bad_option_is_named_with_its_value(root, key, value, rule):
-    refuses(root, f"`datasets.svhn_omniglot.{key}` is {value!r}, not {rule}", **{key: value})
+    refuses(root, f"`datasets.svhn_omniglot.{key}` is {value!r}; {rule}", **{key: value})
 
 
 def test_unknown_options_counts_and_shapes_are_refused(root):
-    refuses(root, "`datasets.svhn_omniglot.part` is not an option; the options are digits, svhn_root", part="x")
+    refuses(root, "unknown key `datasets.svhn_omniglot.part` (known here: digits, svhn_root", part="x")
     for task, number, there in (("digits", 9, 8), ("characters", 37, 36)):
         with pytest.raises(UserError, match=f"train.{task} is {number}, not a whole number from 1 to {there}"):
             svhn_omniglot.ids("train", {"digits": 8, "characters": 36} | {task: number}, options(root))

@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import command
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipeline.config.metrics import METRICS, delta_m
-from pipeline.tasks import Tally, losses
+from pipeline import tasks
+from pipeline.tasks import facts, load, losses, names, normal
+from pipeline.tasks.metrics import delta_m, of
+from pipeline.tasks.tally import Tally
 
 DENSE = ("semantic", "depth", "normal")
 
@@ -38,12 +41,12 @@ def take(data, index):
     return [{key: value[index] for key, value in part.items()} for part in data]
 
 
-def names(classes):
+def listed(classes):
     return {"semantic": [str(n) for n in range(classes)]}
 
 
 def measure(data, batch=2, chunk=None, classes=5):
-    tally, step = Tally(data[0], names(classes), "cpu", batch), chunk or batch
+    tally, step = Tally(data[0], listed(classes), "cpu", batch), chunk or batch
     for start in range(0, len(data[1]["label"]), step):
         tally.update(*take(data, slice(start, start + step)))
     return tally.results()
@@ -103,7 +106,7 @@ def brute(predictions, targets, classes, pooled):
 
 def test_metrics_equal_numpy():
     out = measure(data := make(7, 24, 31), 2, 4)
-    assert list(out["official"]) == [key for key in METRICS if METRICS[key].task in DENSE] == list(out["dataset"])
+    assert list(out["official"]) == list(of(DENSE)) == list(out["dataset"])
     official = np.mean([brute(*take(data, slice(i, i + 2)), 5, False) for i in range(0, 7, 2)], axis=0)
     np.testing.assert_allclose(list(out["official"].values()), official, atol=1e-6, rtol=0)
     gap = np.abs(np.subtract(list(out["dataset"].values()), brute(*data, 5, True)))
@@ -131,7 +134,7 @@ class NoSync(TorchDispatchMode):  # refuses what hands a value, or a shape that 
 
 
 def test_update_never_waits_for_the_device():
-    data, tally = make(4), Tally(DENSE, names(5), "cpu", 2)
+    data, tally = make(4), Tally(DENSE, listed(5), "cpu", 2)
     with NoSync():
         tally.update(*data)
         for sync in (lambda x: x.sum().item(), lambda x: x[x > 0]):  # the mode does catch them
@@ -175,7 +178,7 @@ def test_non_finite_is_named_and_counted(bad):
 
 
 def test_wrong_input_is_told():
-    data, tally = make(3), Tally(DENSE, names(5), "cpu", 2)
+    data, tally = make(3), Tally(DENSE, listed(5), "cpu", 2)
     tally.update(*data)
     with pytest.raises(ValueError, match="multiple of 2"):
         tally.update(*data)
@@ -183,9 +186,33 @@ def test_wrong_input_is_told():
     with pytest.raises(ValueError, match="2 pixels"):
         measure(data)
     with pytest.raises(ValueError, match="'edges'"):
-        Tally(["edges"], names(5), "cpu", 2)
+        Tally(["edges"], listed(5), "cpu", 2)
     with pytest.raises(ValueError, match="'both'"):
-        losses(*data, normal_mask="both")
+        losses(*make(3), normal_mask="both")
+    with pytest.raises(ValueError, match=r"digits should be 2 or more. Found \['0'\]"):
+        load("digits").channels({"digits": ["0"]})
+
+
+def test_normals_of_zero_length_stay_finite():
+    x = (torch.randn(2, 3, 4, 5) * torch.tensor([[1], [0], [0], [1e-20]])).requires_grad_()
+    y = normal.unit(x)
+    y.sum().backward()
+    torch.testing.assert_close(y[:, :, 0], F.normalize(x[:, :, 0], dim=1))
+    assert (y[:, :, 1:] == 0).all() and (x.grad[:, :, 1:] == 0).all() and x.grad.isfinite().all()
+
+
+def test_what_tables_and_checks_know_of_tasks_needs_no_torch():
+    code = "import pipeline.config.params, pipeline.data, pipeline.table, sys; print('torch' in sys.modules)"
+    assert command(code=code).stdout == "False\n"
+    assert sorted(facts(task).target for task in names()) == ["characters", "depth", "digits", "label", "normal"]
+
+
+def test_a_kind_and_a_metric_are_one_tasks_own(monkeypatch):
+    monkeypatch.setattr(tasks, "names", lambda: ("depth", "depth"))
+    with pytest.raises(ValueError, match="'depth' is the target of depth and of depth"):
+        tasks.of_kinds(["depth"])
+    with pytest.raises(ValueError, match="both have a metric 'abs_err'"):
+        of(["depth", "depth"])
 
 
 def test_extremes_of_the_fixed_point():

@@ -7,13 +7,14 @@ import signal
 
 import pytest
 import torch
-from conftest import command
+from conftest import change, command, folder_of, heads, row_of, run
 
 import models
-from pipeline import data, evaluate, features, train
-from pipeline.config import params
-from pipeline.loop import checkpoint
+from pipeline import evaluate, features, rows, train
+from pipeline.data.split import Split
+from pipeline.loop import checkpoint, epoch
 from pipeline.loop.curve import read
+from pipeline.loop.schedule import learning_rate
 from pipeline.runtime import files
 from pipeline.runtime.errors import UserError
 from pipeline.teachers import store
@@ -36,7 +37,7 @@ setattr(holder, name, killing)
 importlib.import_module(module).main(*words)
 """
 TEACHER = ("pipeline.train", "rooms", "teacher", "segnet", "semantic", "0")
-FEATURES = ("pipeline.features", "rooms", "segnet", "semantic", "0")
+FEATURES = ("pipeline.features", "rooms", "teacher", "segnet", "semantic", "0")
 STUDENT = ("pipeline.train", "rooms", "student", "segnet", "ours", "0")
 RANDOM = random.Random(20261120)
 # Two epochs of two steps: a teacher steps Adam 4 times, a student 8 (network and adaptors); a stage's files are renamed
@@ -56,7 +57,7 @@ def results(stage):
     if stage is FEATURES:
         paths = [*store.BULK.rglob("*.npy"), *pathlib.Path("out/rooms/features").rglob("semantic.json")]
     else:
-        folder = params.folder(stage[1], *stage[3:])
+        folder = folder_of(stage[1], *stage[3:])
         paths = [folder / name for name in ("weights.pt", "curve.csv", "run.yaml")]
     return {str(path): path.read_bytes() for path in paths}
 
@@ -68,7 +69,7 @@ def test_killed_run_ends_with_the_same_bits(copy, where, capsys):
     if stage is FEATURES:
         shutil.rmtree(store.BULK)
     else:
-        shutil.rmtree(params.folder(stage[1], *stage[3:]))
+        shutil.rmtree(folder_of(stage[1], *stage[3:]))
     killed = command(owner, name, str(n), *stage, code=KILL, cwd=copy)
     assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
     again = command(*stage, cwd=copy)
@@ -82,41 +83,41 @@ def test_killed_run_ends_with_the_same_bits(copy, where, capsys):
 
 
 def test_run_goes_on_from_its_last_epoch(copy):
-    shutil.rmtree(params.folder(STUDENT[1], *STUDENT[3:]))
+    shutil.rmtree(folder_of(STUDENT[1], *STUDENT[3:]))
     killed = command("pipeline.balancers", "backward", "4", *STUDENT, code=KILL, cwd=copy)
     assert killed.returncode == -signal.SIGKILL
     assert "going on from epoch 1" in command(*STUDENT, cwd=copy).stdout
 
 
 def test_changed_row_never_goes_on_from_another_rows_state(copy):
-    shutil.rmtree(params.folder(STUDENT[1], *STUDENT[3:]))
+    shutil.rmtree(folder_of(STUDENT[1], *STUDENT[3:]))
     command("pipeline.balancers", "backward", "4", *STUDENT, code=KILL, cwd=copy)
-    text = open("params.yaml").read()
-    open("params.yaml", "w").write(text.replace("normal: 2.0", "normal: 3.0"))
+    change(("normal: 2.0", "normal: 3.0"))
+    rows.main("rooms")
     assert "going on" not in command(*STUDENT, cwd=copy).stdout
-    open("params.yaml", "w").write(text)
+    change(("normal: 3.0", "normal: 2.0"))
+    rows.main("rooms")
     assert "going on from epoch 1" in command(*STUDENT, cwd=copy).stdout
 
 
 def test_damaged_state_is_named_and_the_one_before_used(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    run = checkpoint.Run("r", "f")
-    for epoch in (1, 2):
-        run.save({"epoch": epoch})
-    assert run.load() == {"epoch": 2}
-    path = run.folder / "last.state"
+    kept = checkpoint.Checkpoint("r", "f")
+    for number in (1, 2):
+        kept.save({"epoch": number})
+    assert kept.load() == {"epoch": 2}
+    path = kept.folder / "last.state"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    assert run.load() == {"epoch": 1}
+    assert kept.load() == {"epoch": 1}
     assert "last.state is damaged" in capsys.readouterr().err
 
 
 def test_same_seed_same_bits_other_seed_other_bits(copy):
     before = results(TEACHER)
-    train.main(*TEACHER[1:])
+    run(train, *TEACHER[1:])
     assert results(TEACHER) == before
-    text = open("params.yaml").read()
-    open("params.yaml", "w").write(text.replace("seeds: [0]", "seeds: [0, 1]"))
-    train.main("rooms", "teacher", "segnet", "semantic", "1")
+    change(("seeds: [0]", "seeds: [0, 1]"))
+    run(train, "rooms", "teacher", "segnet", "semantic", "1")
     assert list(results((*TEACHER[:5], "1")).values())[0] != list(before.values())[0]
 
 
@@ -126,7 +127,7 @@ def test_onecycle_equals_torch(batches):
     optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 0.1)
     theirs = torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.01, total_steps=7 * batches)
     for step in range(7 * batches):
-        ours = train.learning_rate(training, step // batches, step % batches, batches)
+        ours = learning_rate(training, step // batches, step % batches, batches)
         assert ours == pytest.approx(optimiser.param_groups[0]["lr"], rel=1e-9)
         optimiser.step()
         theirs.step()
@@ -135,7 +136,7 @@ def test_onecycle_equals_torch(batches):
 def test_step_schedule_is_the_papers():
     """method/kd4mtl.md section 10.8, intended: 1e-4 for epochs 0..99, 5e-5 for 100..199."""
     training = {"lr": 1e-4, "schedule": "step", "step_every": 100, "step_factor": 0.5}
-    rates = [train.learning_rate(training, epoch, 0, 397) for epoch in range(200)]
+    rates = [learning_rate(training, number, 0, 397) for number in range(200)]
     assert rates == [1e-4] * 100 + [5e-5] * 100
 
 
@@ -144,32 +145,29 @@ def test_students_and_baselines_start_from_the_same_weights(copy):
     from pipeline.teachers import networks
     weights = []
     for stage, name in (("baseline", "uniform"), ("student", "ours")):
-        row = params.load().resolve("rooms", stage, "segnet", name, "0")
+        row = row_of("rooms", stage, "segnet", name, "0")
         torch.manual_seed(row["seed"])
         weights.append(networks.network(row, row["tasks"], {"semantic": range(13)}, torch.device("cpu")).state_dict())
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
 def test_students_weights_hold_no_adaptor(copy):
-    states = [torch.load(f"out/rooms/runs/segnet-{name}-s0/weights.pt", weights_only=True)
+    states = [torch.load(folder_of("rooms", "segnet", name) / "weights.pt", weights_only=True)
               for name in ("uniform", "ours")]
     assert states[0]["last"].keys() == states[1]["last"].keys()
 
 
 def test_exploding_run_stops_with_a_sentence(copy):
-    text = open("params.yaml").read()
-    head, tail = text.split("  smoke:")
-    open("params.yaml", "w").write(head + "  smoke:" + tail.replace("lr: 1.0e-3", "lr: 1.0e+30", 1))
+    change(("lr: 1.0e-3", "lr: 1.0e+30"))
     with pytest.raises(UserError, match=r"segnet-uniform-s0: loss_\w+ is not finite at epoch 1, step 2|not finite"):
-        train.main("rooms", "baseline", "segnet", "uniform", "0")
+        run(train, "rooms", "baseline", "segnet", "uniform", "0")
 
 
 @pytest.mark.parametrize("adaptor, taps", [("nonlinear", "[mid, last]"), ("none", "[last]"), ("linear", "[mid]")])
 def test_every_kind_of_adaptor_trains(copy, adaptor, taps):
-    text = open("params.yaml").read()
-    open("params.yaml", "w").write(text.replace("adaptor: linear", f"adaptor: {adaptor}").replace("[mid, last]", taps))
-    train.main("rooms", "student", "segnet", "ours", "0")
-    curve, _ = read(params.folder("rooms", "segnet", "ours", 0), "")
+    change(("adaptor: linear", f"adaptor: {adaptor}"), ("[mid, last]", taps))
+    run(train, "rooms", "student", "segnet", "ours", "0")
+    curve, _ = read(folder_of("rooms", "segnet", "ours", 0), "")
     assert 0 < curve[-1]["distance_semantic"] < 4 * len(taps.split(","))
 
 
@@ -178,17 +176,15 @@ def test_fused_training_follows_the_reference(copy, monkeypatch):
 
     In float32 they would part by 5e-7 in the first epoch and by 5e-3 in the second, as two orders of summation do.
     """
-    text = open("params.yaml").read()
-    head, tail = text.split("  smoke:")
-    open("params.yaml", "w").write(head + "  smoke:" + tail.replace("epochs: 2", "epochs: 3", 1))
+    change(("{epochs: 2,", "{epochs: 3,"))
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     curves = []
     torch.set_default_dtype(torch.float64)
     try:
         for kernels in ("fused", "reference"):
             monkeypatch.setenv("KERNELS", kernels)
-            train.main("rooms", "student", "segnet", "ours", "0")
-            curves.append(read(params.folder("rooms", "segnet", "ours", 0), "")[0])
+            run(train, "rooms", "student", "segnet", "ours", "0")
+            curves.append(read(folder_of("rooms", "segnet", "ours", 0), "")[0])
     finally:
         torch.set_default_dtype(torch.float32)
     names = [name for name in curves[0][0] if name.startswith(("loss_", "distance"))]
@@ -197,52 +193,51 @@ def test_fused_training_follows_the_reference(copy, monkeypatch):
                     for curve in curves)
     assert plain[-1, names.index("distance")] < plain[0, names.index("distance")]
     assert not torch.equal(fused, plain)
-    for epoch, bound in enumerate((1e-13, 1e-9, 1e-3)):
-        torch.testing.assert_close(fused[epoch], plain[epoch], rtol=bound, atol=0)
+    for number, bound in enumerate((1e-13, 1e-9, 1e-3)):
+        torch.testing.assert_close(fused[number], plain[number], rtol=bound, atol=0)
 
 
 def test_teachers_in_batch_mode_run_live(copy, capsys):
-    text = open("params.yaml").read()
-    open("params.yaml", "w").write(text.replace("teacher_bn: running", "teacher_bn: batch"))
-    train.main("rooms", "student", "segnet", "ours", "0")
+    change(("teacher_bn: running", "teacher_bn: batch"))
+    run(train, "rooms", "student", "segnet", "ours", "0")
     assert "live, batch norm in train mode" in capsys.readouterr().out
 
 
 def test_missing_or_damaged_inputs_are_named(copy):
-    weights = pathlib.Path("out/rooms/runs/segnet-semantic-s0/weights.pt")
+    weights = folder_of("rooms", "segnet", "semantic") / "weights.pt"
     good = weights.read_bytes()
     weights.write_bytes(good[:1000])
-    with pytest.raises(UserError, match=r"weights.pt is damaged .*repro --force -s teacher-rooms@segnet-semantic-0"):
-        features.main("rooms", "segnet", "semantic", "0")
+    with pytest.raises(UserError, match=r"weights.pt is damaged .*repro --force -s teacher@segnet-semantic-0"):
+        run(features, "rooms", "teacher", "segnet", "semantic", "0")
     weights.unlink()
-    with pytest.raises(UserError, match="weights.pt is not there; run `dvc repro teacher-rooms@segnet-semantic-0`"):
-        features.main("rooms", "segnet", "semantic", "0")
-    (data.folder("rooms") / "train/depth.npy").write_bytes(b"x")
+    with pytest.raises(UserError, match="weights.pt is not there; run `dvc repro teacher@segnet-semantic-0`"):
+        run(features, "rooms", "teacher", "segnet", "semantic", "0")
+    pathlib.Path("out/rooms/data/train/depth.npy").write_bytes(b"x")
     with pytest.raises(UserError, match="depth.npy cannot be read .*dvc repro --force prepare"):
-        data.Split("rooms", "train", torch.device("cpu"))
-    (data.folder("rooms") / "manifest.json").unlink()
-    with pytest.raises(UserError, match="run `dvc repro prepare-rooms`"):
-        data.Split("rooms", "train", torch.device("cpu"))
+        Split("out/rooms/data", "train", torch.device("cpu"))
+    pathlib.Path("out/rooms/data/manifest.json").unlink()
+    with pytest.raises(UserError, match="run `dvc repro prepare`"):
+        Split("out/rooms/data", "train", torch.device("cpu"))
 
 
 def test_weights_and_curve_of_two_runs_are_told_apart(copy):
-    shutil.copy("out/rooms/runs/segnet-uniform-s0/weights.pt", "out/rooms/runs/segnet-ours-s0/weights.pt")
+    shutil.copy(*(folder_of("rooms", "segnet", name) / "weights.pt" for name in ("uniform", "ours")))
     with pytest.raises(UserError, match="not of one run"):
-        evaluate.main("rooms", "student", "segnet", "ours", "0")
+        run(evaluate, "rooms", "student", "segnet", "ours", "0")
 
 
 @pytest.mark.parametrize("adaptor", ["linear", "nonlinear", "none"])
 def test_bfloat16_follows_float32(copy, adaptor):
     """Half the digits in the convolutions, losses and measurement in float32: the curves part by a few per cent."""
-    text = open("params.yaml").read().replace("adaptor: linear", f"adaptor: {adaptor}", 1)
-    ends = {}
+    change(("adaptor: linear", f"adaptor: {adaptor}"), ("    towards: last ", "    towards: own "),
+           ("width: 0.125", "width: 0.125, precision: none"))
+    ends, before = {}, "none"
     for precision in ("float32", "bfloat16"):
-        before, after = text.split("  smoke:\n")
-        added = after.replace("width: 0.125", f"width: 0.125\n          precision: {precision}", 1)
-        open("params.yaml", "w").write(f"{before}  smoke:\n{added}")
-        train.main("rooms", "student", "segnet", "ours", "0")
-        assert params.load().resolve("rooms", "student", "segnet", "ours", "0")["train"]["precision"] == precision
-        curve, _ = read(params.folder("rooms", "segnet", "ours", 0), "")
+        change((f"precision: {before}", f"precision: {precision}"))
+        before = precision
+        run(train, "rooms", "student", "segnet", "ours", "0")
+        assert row_of("rooms", "student", "segnet", "ours", "0")["train"]["precision"] == precision
+        curve, _ = read(folder_of("rooms", "segnet", "ours", 0), "")
         ends[precision] = curve
     for exact, coarse in zip(*ends.values(), strict=True):
         for key in ("loss_semantic", "loss_depth", "loss_normal", "distance"):
@@ -251,8 +246,8 @@ def test_bfloat16_follows_float32(copy, adaptor):
 
 
 def test_predictions_are_float32_under_autocast():
-    model = models.load("segnet", {"depth": 1, "normal": 3}, width=0.125)
-    predictions, features = train.forward(model, torch.rand(1, 3, 32, 64), "bfloat16")
+    model = models.load("segnet", heads({"depth": 1, "normal": 3}), width=0.125)
+    predictions, features = epoch.outputs(model, torch.rand(1, 3, 32, 64), "bfloat16")
     assert features["depth"]["last"].dtype == torch.bfloat16
     assert all(p.dtype == torch.float32 for p in predictions.values())
     torch.testing.assert_close(predictions["normal"].norm(dim=1), torch.ones(1, 32, 64))

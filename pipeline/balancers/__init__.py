@@ -18,17 +18,19 @@ A Gramian is (T, T), float64; G_ij = <g_i, g_j>. Options that every method has:
 """
 
 import importlib
-import inspect
-import math
-from typing import get_args
+from typing import Literal
 
 import torch
 
 import kernels.dispatch
+from pipeline.options import declared
+from pipeline.options.mistakes import resolved
+from pipeline.options.types import Count, Name, Positive
 from pipeline.runtime import distributed
+from pipeline.runtime.errors import UserError
 
 TINY = 1e-12              # least loss that is divided by, or whose logarithm is taken
-COMMON = {"heads": ("own", "weighted"), "scale": ("own", "sum", "mean"), "attention": ("own", "shared")}
+FROM_LOOP = ("seed", "device", "model_lr", "model_beta2")          # what a row does not choose
 
 
 class Balancer:
@@ -37,30 +39,28 @@ class Balancer:
     prefers = False            # True: `preference` has a meaning in the method itself; None: it has no effect
     looks_again = False        # True: `look_again` wants the losses of the same batch after the update
     residual = None            # after `weights`, of a method that solves a problem: how far from solved, () tensor
-    state = ("calls", "held", "generator")     # attributes that a resumed run needs
+    state = ("calls", "last_weights", "generator")     # attributes that a resumed run needs
 
-    def __init__(self, tasks, *, heads: str | None = None, preference: dict | None = None, scale="own",
-                 attention="own", period=1, seed=0, device="cpu", model_lr=1e-3, model_beta2=0.999):
+    def __init__(self, tasks, *, heads: Literal["own", "weighted"] | None = None,
+                 preference: dict[Name, Positive] | None = None, scale: Literal["own", "sum", "mean"] = "own",
+                 attention: Literal["own", "shared"] = "own", period: Count = 1, seed=0, device="cpu",
+                 model_lr=1e-3, model_beta2=0.999):
         heads = heads or self.heads or ("weighted" if self.needs in ("losses", "layer") else "own")
-        for key, value in (("heads", heads), ("scale", scale), ("attention", attention)):
-            choose(key, value, COMMON[key])
-        if not period >= 1:
-            raise ValueError(f"`period` is {period}; it should be at least 1 step")
         preference = preference or {}
         if preference and self.prefers is None:
             raise ValueError(f"`preference` is {preference}; {type(self).__module__.split('.')[-1]} undoes any")
-        if set(preference) - set(tasks) or not all(0 < p < math.inf for p in preference.values()):
-            raise ValueError(f"`preference` is {preference}; it should have positive factors of {', '.join(tasks)}")
+        if set(preference) - set(tasks):
+            raise ValueError(f"`preference` is {preference}; it should have factors of {', '.join(tasks)}")
         self.tasks, self.heads, self.scale, self.attention, self.period = list(tasks), heads, scale, attention, period
         self.preference = torch.tensor([float(preference.get(task, 1)) for task in tasks], device=device)
-        self.calls, self.held = 0, None
+        self.calls, self.last_weights = 0, None
         self.generator = torch.Generator().manual_seed(seed)      # on the host, so that every device draws the same
         self.device, self.model_lr, self.model_beta2 = device, model_lr, model_beta2
 
     def start_epoch(self, history):
         """Mean training losses of the finished epochs, oldest first, each (T,)."""
 
-    def follow(self, rate):
+    def set_lr(self, lr):
         """The network's learning rate, before each step."""
 
     def weights(self, losses, gramian):
@@ -134,105 +134,90 @@ class Learned(Balancer):
 
     def __init__(self, tasks, init, lr, decay=0.0, **common):
         super().__init__(tasks, **common)
-        if lr is not None and not lr > 0:
-            raise ValueError(f"`lr` is {lr}; it should be positive, or null for the network's rate")
-        self.follows = lr is None
+        self.network_lr = lr is None
         self.learned = torch.full((len(tasks),), float(init), device=self.device)
-        betas = (0.9, self.model_beta2 if self.joins and self.follows else 0.999)
+        betas = (0.9, self.model_beta2 if self.joins and self.network_lr else 0.999)
         self.optimiser = torch.optim.Adam([self.learned], lr or self.model_lr, betas, weight_decay=decay, fused=True)
 
-    def follow(self, rate):
-        if self.follows:
+    def set_lr(self, lr):
+        if self.network_lr:
             for group in self.optimiser.param_groups:
-                group["lr"] = rate
+                group["lr"] = lr
 
     def learn(self, gradient):
         self.learned.grad = gradient.to(self.learned)
         self.optimiser.step()
 
 
-def choose(key, value, known):
-    if value not in known:
-        raise ValueError(f"`{key}` is {value!r}; it can be {', '.join(known)}")
-
-
 def load(name, tasks, **options):
-    return method(name)(tasks, **options)
-
-
-def method(name):
-    return importlib.import_module(f"{__name__}.{name}").Balancer
-
-
-def options(name):
-    """{option: its types} that a row of params.yaml may set: of the annotation, else of the default."""
-    found = {}
-    for cls in method(name).__mro__[:-1]:
-        for key, parameter in inspect.signature(cls.__init__).parameters.items():
-            if parameter.kind is parameter.KEYWORD_ONLY:
-                found.setdefault(key, get_args(parameter.annotation) or (type(parameter.default),))
-    return {key: types for key, types in found.items() if key not in ("seed", "device", "model_lr", "model_beta2")}
+    """A balancer by its file's name. ValueError, in one sentence, for an option that its class does not take."""
+    given = {key: value for key, value in options.items() if key not in FROM_LOOP}
+    try:
+        resolved(declared.options(f"{__name__}.{name}", "Balancer", FROM_LOOP), given, name)
+    except UserError as mistake:
+        raise ValueError(str(mistake)) from None
+    return importlib.import_module(f"{__name__}.{name}").Balancer(tasks, **options)
 
 
 # -- one step
 
-def backward(balancer, model, losses, terms, features, own=()):
+def backward(balancer, model, losses, terms, features, extra_parameters=()):
     """Fill every `.grad` from the task losses, T scalars, and the objective's own terms (scalars, never balanced).
 
-    own: parameters of the objective that the losses reach; they are heads to a balancer.
+    extra_parameters: those of the objective that the losses reach; they are heads to a balancer.
 
     Returns the weights (T,) that were applied and the Gramian (T, T), None where there was none; with one, NaN for the
     tasks whose gradient was not finite.
     """
     values = distributed.total(torch.stack([loss.detach() for loss in losses]))
-    again = balancer.held is not None and balancer.calls % balancer.period
+    again = balancer.last_weights is not None and balancer.calls % balancer.period
     balancer.calls += 1
     if again:
-        weighted(balancer, model, losses, terms, own, balancer.held)
-        return balancer.held, None
+        weighted(balancer, model, losses, terms, extra_parameters, balancer.last_weights)
+        return balancer.last_weights, None
     weights, gramian = {"losses": by_losses, "layer": by_layer, "features": by_features,
-                        "gramian": by_gramian}[balancer.needs](balancer, model, losses, values, terms, own,
+                        "gramian": by_gramian}[balancer.needs](balancer, model, losses, values, terms, extra_parameters,
                                                                features)
-    balancer.held = weights if balancer.period > 1 else None
+    balancer.last_weights = weights if balancer.period > 1 else None
     return weights, gramian
 
 
-def by_losses(balancer, model, losses, values, terms, own, features):
+def by_losses(balancer, model, losses, values, terms, extra_parameters, features):
     weights = balancer.applied(values, None)
-    weighted(balancer, model, losses, terms, own, weights)
+    weighted(balancer, model, losses, terms, extra_parameters, weights)
     return weights, None
 
 
-def by_layer(balancer, model, losses, values, terms, own, features):
+def by_layer(balancer, model, losses, values, terms, extra_parameters, features):
     gradients = [distributed.totals(torch.autograd.grad(loss, [layer], retain_graph=True))
                  for loss, layer in zip(losses, balancer.layers(model), strict=True)]
     gramian = balancer.gramian_of(gradients)
     weights = balancer.applied(values, gramian)
-    weighted(balancer, model, losses, terms, own, weights)
+    weighted(balancer, model, losses, terms, extra_parameters, weights)
     return weights, gramian
 
 
-def weighted(balancer, model, losses, terms, own, weights):
+def weighted(balancer, model, losses, terms, extra_parameters, weights):
     """One backward pass of the weighted sum; heads get what is missing to their own share."""
     alone = balancer.heads == "own"
     total = sum(w.to(loss) * loss for w, loss in zip(weights, losses, strict=True)) + sum(terms.values())
     total.backward(retain_graph=alone)
     if alone:
-        _, heads = parts(balancer, model, own)
+        _, heads = parts(balancer, model, extra_parameters)
         missing = balancer.head_weights(weights) - weights
         torch.autograd.backward(sum(w.to(loss) * loss for w, loss in zip(missing, losses, strict=True)), inputs=heads)
-    distributed.total_gradients([*model.parameters(), *own])
+    distributed.total_gradients([*model.parameters(), *extra_parameters])
 
 
-def by_gramian(balancer, model, losses, values, terms, own, features):
-    shared, heads = parts(balancer, model, own)
+def by_gramian(balancer, model, losses, values, terms, extra_parameters, features):
+    shared, heads = parts(balancer, model, extra_parameters)
     last = len(losses) - 1
     gradients = [distributed.totals(torch.autograd.grad(loss, [*shared, *heads], allow_unused=True,
                                                         retain_graph=i < last or bool(terms)))
                  for i, loss in enumerate(losses)]
     if terms:
         sum(terms.values()).backward()
-        distributed.total_gradients([*model.parameters(), *own])
+        distributed.total_gradients([*model.parameters(), *extra_parameters])
     by_task = balancer.prepare([found[:len(shared)] for found in gradients], values)
     gramian = balancer.gramian_of(by_task)
     weights = balancer.applied(values, gramian)
@@ -241,9 +226,9 @@ def by_gramian(balancer, model, losses, values, terms, own, features):
     return weights, gramian
 
 
-def by_features(balancer, model, losses, values, terms, own, features):
+def by_features(balancer, model, losses, values, terms, extra_parameters, features):
     maps = list({id(features[task]["last"]): features[task]["last"] for task in balancer.tasks}.values())
-    heads = [*(p for task in balancer.tasks for p in model.head_parameters(task)), *own]
+    heads = [*(p for task in balancer.tasks for p in model.head_parameters(task)), *extra_parameters]
     gradients = [torch.autograd.grad(loss, [*maps, *heads], retain_graph=True, allow_unused=True) for loss in losses]
     by_task = balancer.prepare([found[:len(maps)] for found in gradients], values, maps)
     gramian = distributed.total(balancer.gramian_of(by_task))          # each process has maps of its own images
@@ -252,25 +237,27 @@ def by_features(balancer, model, losses, values, terms, own, features):
     kernels.dispatch.combine(leaves, by_task, weights)
     torch.autograd.backward([*maps, *terms.values()], [*(leaf.grad for leaf in leaves), *[None] * len(terms)])
     kernels.dispatch.combine(heads, [found[len(maps):] for found in gradients], balancer.head_weights(weights))
-    distributed.total_gradients([*model.parameters(), *own])
+    distributed.total_gradients([*model.parameters(), *extra_parameters])
     return weights, gramian
 
 
-def parts(balancer, model, own):
-    """Parameters that are balanced, and those that belong to a task or, `own`, to the objective."""
+def parts(balancer, model, extra_parameters):
+    """Parameters that are balanced, and those that belong to a task or, `extra_parameters`, to the objective."""
     shared = list(model.shared_parameters())
     of_task = model.task_parameters
     if balancer.attention == "shared":
         shared += [p for task in balancer.tasks for p in model.attention_parameters(task)]
         of_task = model.head_parameters
-    return shared, [*(p for task in balancer.tasks for p in of_task(task)), *own]
+    return shared, [*(p for task in balancer.tasks for p in of_task(task)), *extra_parameters]
 
 
-def look_again(balancer, networks, losses):
-    """`losses()` once more, after an update by new weights; batch norm's running statistics do not see it."""
+def look_again(balancer, buffers, losses):
+    """Show the balancer `losses()` of the same batch, T scalars, after an update by new weights.
+
+    buffers: tensors that computing them changes, batch norm's statistics; they are left as they were.
+    """
     if (balancer.calls - 1) % balancer.period:
         return
-    buffers = [buffer for network in networks for buffer in network.buffers()]
     kept = [buffer.clone() for buffer in buffers]
     with torch.no_grad():
         balancer.look_again(distributed.total(torch.stack(losses())))

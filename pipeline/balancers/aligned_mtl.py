@@ -6,22 +6,23 @@ Components below `rank_tolerance` T lambda_max are left out; the released code's
 task off from a condition number of 1,700 on. Weights may be negative.
 """
 
+from typing import Literal
+
 import torch
 
 from pipeline import balancers
+from pipeline.options.types import BelowOne
 
-MODES = ("min", "median", "rmse")
+KNOWN_AS = ("amtl",)          # in released codes
 
 
 class Balancer(balancers.Balancer):
     needs = "gramian"
     prefers = True
 
-    def __init__(self, tasks, *, mode="min", rank_tolerance=3.0e-9, **common):
+    def __init__(self, tasks, *, mode: Literal["min", "median", "rmse"] = "min",
+                 rank_tolerance: BelowOne = 3.0e-9, **common):
         super().__init__(tasks, **common)
-        balancers.choose("mode", mode, MODES)
-        if not 0 <= rank_tolerance < 1:
-            raise ValueError(f"`rank_tolerance` is {rank_tolerance}; it should be from 0 to below 1")
         self.mode, self.rank_tolerance = mode, rank_tolerance
 
     def weights(self, losses, gramian):

@@ -3,6 +3,8 @@ features."""
 
 from pipeline.balancers import aligned_mtl
 
+KNOWN_AS = ("amtlub",)          # in released codes
+
 
 class Balancer(aligned_mtl.Balancer):
     needs = "features"

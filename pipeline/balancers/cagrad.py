@@ -6,10 +6,13 @@ smallest-norm point of the gradients g_t + s / (c |g0|) g0, and s is the root of
 blind to the gradients' scale. `rescale` divides the update by 1 (none), 1 + c^2 or 1 + c.
 """
 
+from typing import Literal
+
 import torch
 
 from pipeline import balancers
 from pipeline.balancers.mgda import norms_of, smallest_norm
+from pipeline.options.types import BelowOne
 
 STEPS = 40                 # of the bracketing, at most
 FLOOR = 1e-4               # least s / (c |g0|), of the smallest norm: below, the hull holds zero and any will do
@@ -19,11 +22,8 @@ RESCALE = {"none": lambda c: 1.0, "square": lambda c: 1 + c * c, "linear": lambd
 class Balancer(balancers.Balancer):
     needs = "gramian"
 
-    def __init__(self, tasks, *, c=0.4, rescale="square", **common):
+    def __init__(self, tasks, *, c: BelowOne = 0.4, rescale: Literal["none", "square", "linear"] = "square", **common):
         super().__init__(tasks, **common)
-        if not 0 <= c < 1:
-            raise ValueError(f"`c` is {c}; it should be from 0 to below 1")
-        balancers.choose("rescale", rescale, RESCALE)
         self.c, self.rescale = c, RESCALE[rescale](c)
 
     def weights(self, losses, gramian):

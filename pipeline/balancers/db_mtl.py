@@ -5,10 +5,15 @@ to the largest of the averages' norms, times its `preference`. A head's own grad
 of the shared parameters a task.
 """
 
+from typing import Literal
+
 import torch
 
 from pipeline import balancers
 from pipeline.balancers.mgda import norms_of
+from pipeline.options.types import Fraction, NonNegative
+
+KNOWN_AS = ("dbmtl",)          # in released codes
 
 
 class Balancer(balancers.Balancer):
@@ -16,12 +21,8 @@ class Balancer(balancers.Balancer):
     prefers = True
     state = (*balancers.Balancer.state, "averages", "step")
 
-    def __init__(self, tasks, *, beta=0.9, sigma=0.5, **common):
+    def __init__(self, tasks, *, beta: Fraction = 0.9, sigma: NonNegative = 0.5, period: Literal[1] = 1, **common):
         super().__init__(tasks, **common)
-        if not (0 <= beta <= 1 and sigma >= 0):
-            raise ValueError(f"`beta` is {beta} and `sigma` {sigma}; they should be from 0 to 1, and 0 or more")
-        if self.period > 1:
-            raise ValueError(f"`period` is {self.period}; db_mtl's weights are of one step's averages: it should be 1")
         self.beta, self.sigma, self.averages, self.step = beta, sigma, None, 0
 
     def prepare(self, gradients, losses, maps=None):

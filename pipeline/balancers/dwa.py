@@ -9,16 +9,14 @@ ones, in force from the 27th step (there the sum is divided by T: `scale: mean`)
 import torch
 
 from pipeline import balancers
+from pipeline.options.types import Count, Positive
 
 
 class Balancer(balancers.Balancer):
     state = (*balancers.Balancer.state, "ratio", "seen", "count")
 
-    def __init__(self, tasks, *, temperature=2.0, window: int | None = None, **common):
+    def __init__(self, tasks, *, temperature: Positive = 2.0, window: Count | None = None, **common):
         super().__init__(tasks, **common)
-        if not temperature > 0 or (window is not None and window < 1):
-            raise ValueError(f"`temperature` is {temperature} and `window` {window}; they should be positive, and "
-                             "`window: null` looks at epochs")
         self.temperature, self.window, self.count = temperature, window, 0
         self.ratio = torch.ones(len(tasks), device=self.device)
         self.seen = torch.ones(2 * (window or 0), len(tasks), device=self.device)

@@ -11,6 +11,7 @@ import torch
 
 from pipeline import balancers
 from pipeline.balancers.mgda import norms_of
+from pipeline.options.types import Positive
 
 STEPS, RIDGE = 60, 1e-12   # of Newton's method; on the cosines, so that opposed gradients have finite weights
 
@@ -19,10 +20,8 @@ class Balancer(balancers.Balancer):
     needs = "gramian"
     prefers = True
 
-    def __init__(self, tasks, *, exponent=2.0, **common):
+    def __init__(self, tasks, *, exponent: Positive = 2.0, **common):
         super().__init__(tasks, **common)
-        if not exponent > 0:
-            raise ValueError(f"`exponent` is {exponent}; it should be positive")
         self.exponent = float(exponent)
 
     def weights(self, losses, gramian):

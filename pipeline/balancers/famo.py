@@ -8,6 +8,7 @@ losses' minima are taken as 0. A factor of a loss does not change its logarithm'
 import torch
 
 from pipeline import balancers
+from pipeline.options.types import NonNegative, Positive
 
 
 class Balancer(balancers.Learned):
@@ -15,7 +16,7 @@ class Balancer(balancers.Learned):
     prefers = None
     state = (*balancers.Learned.state, "before")
 
-    def __init__(self, tasks, *, lr: float | None = 0.025, decay=1e-3, **common):
+    def __init__(self, tasks, *, lr: Positive | None = 0.025, decay: NonNegative = 1e-3, **common):
         super().__init__(tasks, 0.0, lr, decay, **common)
         self.before = torch.ones(len(tasks), device=self.device)
 

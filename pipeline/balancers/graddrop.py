@@ -9,16 +9,15 @@ With a `preference` G_t are the gradients times it. The Gramian of what stays is
 import torch
 
 from pipeline import balancers
+from pipeline.options.types import Fraction
 from pipeline.runtime import distributed
 
 
 class Balancer(balancers.Balancer):
     needs = "features"
 
-    def __init__(self, tasks, *, leak=0.0, **common):
+    def __init__(self, tasks, *, leak: Fraction = 0.0, **common):
         super().__init__(tasks, **common)
-        if not 0 <= leak <= 1:
-            raise ValueError(f"`leak` is {leak}; it should be from 0 to 1")
         self.leak = leak
 
     def prepare(self, gradients, losses, maps):

@@ -10,6 +10,7 @@ gradients twice; neither is offered.
 import torch
 
 from pipeline import balancers
+from pipeline.options.types import NonNegative, Positive
 
 LEAST = 1e-3               # of a weight: below zero its loss would be climbed
 
@@ -19,10 +20,8 @@ class Balancer(balancers.Learned):
     prefers = True
     state = (*balancers.Learned.state, "first")
 
-    def __init__(self, tasks, *, alpha=1.5, lr: float | None = 0.025, **common):
+    def __init__(self, tasks, *, alpha: NonNegative = 1.5, lr: Positive | None = 0.025, **common):
         super().__init__(tasks, 1.0, lr, **common)
-        if not alpha >= 0:
-            raise ValueError(f"`alpha` is {alpha}; it should be 0 or more")
         self.alpha, self.first = alpha, torch.zeros_like(self.learned)
 
     def weights(self, losses, gramian):

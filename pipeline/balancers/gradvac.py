@@ -10,16 +10,15 @@ import torch
 from pipeline import balancers
 from pipeline.balancers.mgda import norms_of
 from pipeline.balancers.pcgrad import orders
+from pipeline.options.types import Fraction
 
 
 class Balancer(balancers.Balancer):
     needs = "gramian"
     state = (*balancers.Balancer.state, "target")
 
-    def __init__(self, tasks, *, beta=0.01, **common):
+    def __init__(self, tasks, *, beta: Fraction = 0.01, **common):
         super().__init__(tasks, **common)
-        if not 0 <= beta <= 1:
-            raise ValueError(f"`beta` is {beta}; it should be from 0 to 1")
         self.beta = beta
         self.target = torch.zeros(len(tasks), len(tasks), dtype=torch.float64, device=self.device)
 

@@ -5,20 +5,24 @@ losses e^s L - s with s learned. `part: hybrid`: G on the gradients of L's losse
 weight 0 in G. With a `preference` p the projections are in proportion to it in G, and so are the weighted losses in L.
 """
 
+from typing import Literal
+
 import torch
 
 from pipeline import balancers
 from pipeline.balancers.mgda import norms_of
+from pipeline.options.types import Positive
 
 RIDGE = 1e-12              # on cosines: where the hull holds zero, the weights that make zero
+
+KNOWN_AS = ("imtl_g",)          # in released codes
 
 
 class Balancer(balancers.Learned):
     prefers = True
     state = (*balancers.Learned.state, "factors")
 
-    def __init__(self, tasks, *, part="G", lr: float | None = None, **common):
-        balancers.choose("part", part, ("G", "L", "hybrid"))
+    def __init__(self, tasks, *, part: Literal["G", "L", "hybrid"] = "G", lr: Positive | None = None, **common):
         self.part, self.needs = part, "losses" if part == "L" else "gramian"
         super().__init__(tasks, 0.0, lr, **common)
         self.factors = torch.ones_like(self.learned)

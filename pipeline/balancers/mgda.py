@@ -6,6 +6,8 @@ the gradients by their norms (l2), losses (loss) or both (loss+) for the solutio
 than 0.001. (Theirs may never end for want of a counter; here it ends after 250 steps.)
 """
 
+from typing import Literal
+
 import numpy as np
 import torch
 
@@ -19,10 +21,9 @@ NORMALISE = {"none": lambda losses, norms: torch.ones_like(norms), "l2": lambda 
 class Balancer(balancers.Balancer):
     needs = "gramian"
 
-    def __init__(self, tasks, *, normalise="none", compat="exact", **common):
+    def __init__(self, tasks, *, normalise: Literal["none", "l2", "loss", "loss+"] = "none",
+                 compat: Literal["exact", "released"] = "exact", **common):
         super().__init__(tasks, **common)
-        balancers.choose("normalise", normalise, NORMALISE)
-        balancers.choose("compat", compat, ("exact", "released"))
         self.normalise, self.compat = NORMALISE[normalise], compat
 
     def weights(self, losses, gramian):

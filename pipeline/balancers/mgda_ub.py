@@ -7,6 +7,8 @@ also multiplies those of different tasks as if they were one map, as KD4MTL's co
 import kernels.dispatch
 from pipeline.balancers import mgda
 
+KNOWN_AS = ("mgdaub",)          # in released codes
+
 
 class Balancer(mgda.Balancer):
     needs = "features"

@@ -8,16 +8,17 @@ sum p_t log(g_t' d). The update's norm is sqrt(sum p), p = 1 else; `clip: 1.0` i
 
 from pipeline import balancers
 from pipeline.balancers.fairgrad import fair
+from pipeline.options.types import Positive
+
+KNOWN_AS = ("nash", "nashmtl")          # in released codes
 
 
 class Balancer(balancers.Balancer):
     needs = "gramian"
     prefers = True
 
-    def __init__(self, tasks, *, clip: float | None = None, **common):
+    def __init__(self, tasks, *, clip: Positive | None = None, **common):
         super().__init__(tasks, **common)
-        if clip is not None and not clip > 0:
-            raise ValueError(f"`clip` is {clip}; it should be positive, or null for none")
         self.clip = clip
 
     def weights(self, losses, gramian):

@@ -9,15 +9,16 @@ Pareto front, where the projected gradients cancel.
 import torch
 
 from pipeline import balancers
+from pipeline.options.types import NonNegative
+
+KNOWN_AS = ("gs",)          # in released codes
 
 
 class Balancer(balancers.Balancer):
     needs = "gramian"
 
-    def __init__(self, tasks, *, epsilon=0.0, **common):
+    def __init__(self, tasks, *, epsilon: NonNegative = 0.0, **common):
         super().__init__(tasks, **common)
-        if not epsilon >= 0:
-            raise ValueError(f"`epsilon` is {epsilon}; it should be 0 or more")
         self.epsilon = epsilon
 
     def weights(self, losses, gramian):
@@ -31,7 +32,7 @@ def orders(tasks, generator):
     return torch.tensor(rows, dtype=torch.long).view(tasks, tasks - 1)
 
 
-def projected(gramian, orders, epsilon=0.0):
+def projected(gramian, orders, epsilon: NonNegative = 0.0):
     """(..., T, T), (T, T - 1) -> (..., T). All tasks take their next projection at once; each uses originals only."""
     tasks = gramian.shape[-1]
     square = gramian.diagonal(dim1=-2, dim2=-1) + epsilon

@@ -5,15 +5,16 @@
 """
 
 from pipeline import balancers
+from pipeline.options.types import NonNegative
+
+KNOWN_AS = ("scaleinvls",)          # in released codes
 
 
 class Balancer(balancers.Balancer):
     prefers = True
 
-    def __init__(self, tasks, *, offset=0.0, **common):
+    def __init__(self, tasks, *, offset: NonNegative = 0.0, **common):
         super().__init__(tasks, **common)
-        if not offset >= 0:
-            raise ValueError(f"`offset` is {offset}; it should be 0 or more")
         self.offset = offset
 
     def weights(self, losses, gramian):

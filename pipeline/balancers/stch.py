@@ -8,16 +8,15 @@ T mu log sum_t exp(log(L_t / nadir_t) / mu): the worst task leads, softly. The n
 import torch
 
 from pipeline import balancers
+from pipeline.options.types import Natural, Positive
 
 
 class Balancer(balancers.Balancer):
     prefers = True
     state = (*balancers.Balancer.state, "nadir")
 
-    def __init__(self, tasks, *, mu=1.0, warmup=4, **common):
+    def __init__(self, tasks, *, mu: Positive = 1.0, warmup: Natural = 4, **common):
         super().__init__(tasks, **common)
-        if not mu > 0 or warmup < 0:
-            raise ValueError(f"`mu` is {mu} and `warmup` {warmup}; they should be positive, and 0 or more epochs")
         self.mu, self.warmup, self.nadir = mu, warmup, None
 
     def start_epoch(self, history):

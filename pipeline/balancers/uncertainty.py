@@ -7,17 +7,18 @@ multiplies a task's whole term.
 """
 
 from pipeline import balancers
+from pipeline.options.types import Finite, Positive
+
+KNOWN_AS = ("uw", "uncert")          # in released codes
 
 
 class Balancer(balancers.Learned):
     prefers = True
     joins = True
 
-    def __init__(self, tasks, *, coefficient=2.0, init=-0.5, regulariser=0.5, lr: float | None = None, **common):
+    def __init__(self, tasks, *, coefficient: Positive = 2.0, init: Finite = -0.5, regulariser: Positive = 0.5,
+                 lr: Positive | None = None, **common):
         super().__init__(tasks, init, lr, **common)
-        for key, value in (("coefficient", coefficient), ("regulariser", regulariser)):
-            if not value > 0:
-                raise ValueError(f"`{key}` is {value}; it should be positive")
         self.coefficient, self.regulariser = coefficient, regulariser
 
     def weights(self, losses, gramian):

@@ -4,6 +4,8 @@ import torch
 
 from pipeline import balancers
 
+KNOWN_AS = ("ls", "ew", "equal")          # in released codes
+
 
 class Balancer(balancers.Balancer):
     def weights(self, losses, gramian):

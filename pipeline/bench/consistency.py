@@ -15,9 +15,11 @@ import types
 import torch
 
 import kernels.dispatch
-from pipeline import balancers, train
-from pipeline.config import params
-from pipeline.objectives import consistency, supervised
+from pipeline import balancers
+from pipeline.config import params, resolve
+from pipeline.loop import epoch
+from pipeline.loop.record import Record
+from pipeline.objectives import consistency
 from pipeline.runtime import device
 from pipeline.runtime.errors import run
 from pipeline.teachers import networks
@@ -32,10 +34,10 @@ class Bare(consistency.Objective):
         with torch.autocast(predictions["depth"].device.type, torch.bfloat16, enabled=bfloat16):
             return {(a, b): self.nets[f"{a}_{b}"](predictions[a]) for a, b in self.pairs}
 
-    def losses(self, predictions, targets):
-        ours = supervised.Objective.losses(self, predictions, targets)
+    def groups(self, predictions, step):
+        ours = self.labels.losses(predictions, step.targets)
         raw = self.transferred(predictions, self.bfloat16).values()
-        return [loss + 0.01 * x.float().mean() for loss, x in zip(ours, raw, strict=True)]
+        return [loss + 0.01 * x.float().mean() for loss, x in zip(ours, raw, strict=True)], {}
 
 
 def main(batch="", rounds="5"):
@@ -52,11 +54,8 @@ def main(batch="", rounds="5"):
 
 def variants(classes, precision, batch, where):
     """{name: call that trains one step}, from the same first weights and on the same images."""
-    chosen = params.load()
-    row = {"suite": SUITE, "model": "resnet", "name": ROW, "seed": 0, "tasks": ["semantic", "depth"],
-           "architecture": chosen.architectures.resnet.model_dump(), "method": chosen.method(SUITE, "resnet", ROW),
-           "switches": chosen.switches.model_dump(),
-           "train": {"width": 1.0, "lr": 1e-4, "beta2": 0.99, "precision": precision}}
+    row = resolve.train(params.load(SUITE), "baseline", "resnet", ROW, 0)
+    row |= {"train": {"width": 1.0, "lr": 1e-4, "beta2": 0.99, "precision": precision}}
     split = types.SimpleNamespace(classes={"semantic": [str(c) for c in range(classes)]}, domains={})
     draw = torch.Generator().manual_seed(0)
     image = torch.rand(batch, 3, *SIZE, generator=draw).to(where, memory_format=torch.channels_last)
@@ -66,16 +65,12 @@ def variants(classes, precision, batch, where):
     def steps(kind):
         torch.manual_seed(0)
         model = networks.network(row, row["tasks"], split.classes, where).train()
-        objective = kind(row, model, split, where)
-        balancer = balancers.load("uncertainty", row["tasks"], device=where)
-        optimiser = torch.optim.Adam(model.parameters(), 1e-4, fused=True)
-
-        def step():
-            optimiser.zero_grad(set_to_none=True)
-            train.gradients(model, objective, balancer, list(range(batch)), image, targets, precision)
-            optimiser.step()
-            objective.step()
-        return step
+        run = types.SimpleNamespace(
+            model=model, objective=kind(row, model, split, where), tasks=row["tasks"], precision=precision, trunk=None,
+            balancer=balancers.load("uncertainty", row["tasks"], device=where),
+            optimiser=torch.optim.Adam(model.parameters(), 1e-4, fused=True))
+        images = epoch.Batch(list(range(batch)), None, image, targets, 1.0)
+        return lambda: epoch.train_step(run, images, 1e-4, 0.0, Record(row["tasks"]))
     return {"losses": steps(consistency.Objective), "bare": steps(Bare)}
 
 

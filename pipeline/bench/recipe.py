@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from kernels.cases import official
 from models.adaptor import Adaptor
 from pipeline import data
-from pipeline.loop import checkpoint
+from pipeline.runtime import weights
 from pipeline.teachers import networks
 
 RAW = pathlib.Path("raw")
@@ -35,7 +35,7 @@ class Recipe:
 
     def __init__(self, row, where, compiled):
         self.where, self.tasks, self.method = where, row["tasks"], row["method"]
-        self.classes = data.load_manifest(row["suite"])["classes"]
+        self.classes = data.load_manifest(row["data"]["folder"])["classes"]
         torch.manual_seed(row["seed"])
         self.model = networks.network(row, self.tasks, self.classes, where).train()
         self.adaptors = torch.nn.ModuleDict({f"{task}_{tap}": Adaptor("linear", *[self.model.tap_channels[tap]] * 2)
@@ -43,7 +43,7 @@ class Recipe:
         self.teachers = torch.nn.ModuleDict()
         for task in self.tasks:
             heads = self.tasks if row["model"] == "segnet" else [task]
-            state = checkpoint.read_weights(networks.weights_file(row, task), "start the benchmark again")["last"]
+            state = weights.read(networks.weights_file(row, task), "start the benchmark again")["last"]
             self.teachers[task] = networks.network(row, heads, self.classes, where).requires_grad_(False).train()
             self.teachers[task].load_state_dict(state, strict=False)      # the other tasks' heads stay as drawn
         self.arrange(torch.channels_last if compiled else torch.contiguous_format)

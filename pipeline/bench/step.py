@@ -4,8 +4,8 @@
 
 `plain` is KD4MTL's released training step (`pipeline.bench.recipe`): eager float32, NCHW layout, live teachers,
 float64 files, metrics on the host. `plain compiled` has torch.compile and channels last (on CUDA, or with the word
-`compiled`). All others are `pipeline.train`'s step on the project's own pieces, with deterministic algorithms as there;
-the plain ones do without.
+`compiled`). All others are `pipeline.loop.epoch`'s step on the project's own pieces, with deterministic algorithms as
+in training; the plain ones do without.
 
 Scenes are rendered and teachers drawn at random in a temporary folder (batch norm has one batch's statistics). Then:
 
@@ -32,20 +32,22 @@ from multiprocessing import get_context
 
 import torch
 import torch._dynamo  # noqa: F401    the first optimiser would, and its memory is not the step's
-import yaml
 from torch import profiler
 
 import kernels.dispatch
 from kernels.bench import relative, resident
-from pipeline import data, features, objectives, prepare, train
+from pipeline import features, objectives, prepare, rows
 from pipeline.bench import recipe
-from pipeline.config import params
+from pipeline.config import params, reading
+from pipeline.data.split import Split
 from pipeline.evaluate import commit
-from pipeline.loop import checkpoint
-from pipeline.loop.record import Record
-from pipeline.runtime import device, files
+from pipeline.loop import epoch
+from pipeline.loop.record import Record, Sums
+from pipeline.loop.state import balancer_of
+from pipeline.runtime import device, files, weights
 from pipeline.runtime.errors import UserError, run
 from pipeline.runtime.progress import Line
+from pipeline.runtime.row import read
 from pipeline.teachers import networks
 
 PLAIN, SAME, LAST, HALF, UNIFORM, COMPILED = VARIANTS = (
@@ -101,26 +103,28 @@ def asked(words):
 
 def make_project(models, batch, size, width, where):
     """params.yaml, prepared scenes and the same as float64 files, drawn teachers and their features."""
-    tree = yaml.safe_load((files.PROJECT / "params.yaml").read_text())
-    paper, ours = tree["protocols"]["paper"]["rooms"], tree["methods"]["ours"]
-    tree["protocol"] = "paper"
-    tree["suites"]["rooms"] |= {
-        "data": "scenes", "seeds": [0], "models": models, "baselines": ["uniform"], "students": ["ours"],
-        "wide": {}, "ablation": {}, "tasks": ["semantic", "depth", "normal"]}
+    tree = reading.read(files.PROJECT / params.TOP)
+    paper, ours = tree["protocols"]["paper"], tree["methods"]["ours"]
+    tree |= {"protocol": "paper", "data": "scenes", "seeds": [0]}
+    for group, rows_of in (("teacher", ["semantic", "depth", "normal"]), ("baseline", ["uniform"]),
+                           ("student", ["ours"]), ("wide", []), ("ablation", [])):
+        tree[group] = {"models": models, "rows": rows_of}
+    tree |= {"tables": dict.fromkeys(tree["tables"], []), "printed": {}, "paper": str(files.PROJECT / tree["paper"])}
     paper["data"] = {"height": size[0], "width": size[1], "train": max(2 * batch, 16), "test": 1}
-    for model in models:
-        paper["train"][model] |= {"batch": batch, "width": width, "precision": "float32"}
+    for section in paper["train"].values():
+        section |= {"batch": batch, "width": width, "precision": "float32"}
     tree["features"] |= {"dtype": "float16", "teacher": "last"}
     ours |= {"balancer": "uniform", "options": {}, "taps": ["mid", "last"], "adaptor": "linear",
              "teacher_bn": "running", "towards": "own", "loss": "l2", "adaptor_init": "xavier", "switches": {}}
     ours.pop("augment", None)
     tree["switches"]["normal_mask"] = "depth"          # as released, so that losses can be compared
-    params.FILE.write_text(yaml.safe_dump(tree))
+    params.TOP.write_text(reading.text(tree))
+    rows.main("rooms")
     prepare.main("rooms")
-    split = data.Split("rooms", "train", where)
+    split = Split("out/rooms/data", "train", where)
     recipe.write_raw(split)
     for model in models:
-        row = params.load().resolve("rooms", "student", model, "ours", "0")
+        row = read("train", "rooms", "student", f"{model}-ours-s0")
         for i, task in enumerate(row["tasks"]):
             torch.manual_seed(i + 1)
             teacher = networks.network(row, [task], split.classes, where).train()
@@ -129,15 +133,15 @@ def make_project(models, batch, size, width, where):
                     part.momentum = 1.0
             with torch.no_grad():
                 teacher.features(split.batch(list(range(8)))[0])
-            files.write(networks.weights_file(row, task), checkpoint.pack({"last": train.copy(teacher)}))
-            features.main("rooms", model, task, "0")
+            files.write(networks.weights_file(row, task), weights.pack({"last": weights.copy_of(teacher)}))
+            features.main("rooms", "teacher", model, task, "0")
 
 
 # -- the variants: `data`, then `compute` up to the gradients, then `step`
 
 def make(name, model, where):
-    stage, method = ("baseline", "uniform") if name == UNIFORM else ("student", "ours")
-    row = params.load().resolve("rooms", stage, model, method, "0")
+    group, method = ("baseline", "uniform") if name == UNIFORM else ("student", "ours")
+    row = read("train", "rooms", group, f"{model}-{method}-s0")
     row["train"]["precision"] = "bfloat16" if name == HALF else "float32"
     if name in (PLAIN, COMPILED):
         return recipe.Recipe(row, where, name == COMPILED)
@@ -145,37 +149,39 @@ def make(name, model, where):
 
 
 class Ours:
-    """The step of `pipeline.train`."""
-    deterministic = True
+    """The step of `pipeline.loop.epoch`, which takes this for its run."""
+    deterministic, trunk = True, None
 
     def __init__(self, row, where, layout):
-        self.where, self.layout, self.precision = where, layout, row["train"]["precision"]
-        self.split, self.record, self.sums = data.Split("rooms", "train", where), Record(row["tasks"]), 0
+        self.where, self.layout, self.tasks, self.lr = where, layout, row["tasks"], row["train"]["lr"]
+        self.precision, self.record, self.sums = row["train"]["precision"], Record(self.tasks), Sums(sys.maxsize)
+        self.split = Split("out/rooms/data", "train", where)
         torch.manual_seed(row["seed"])
-        self.model = networks.network(row, row["tasks"], self.split.classes, where).to(memory_format=layout).train()
+        self.model = networks.network(row, self.tasks, self.split.classes, where).to(memory_format=layout).train()
         self.objective = objectives.load(row["method"]["objective"], row, self.model, self.split, where)
-        self.adaptors = getattr(self.objective, "adaptors", None)
-        self.balancer = train.balancer_of(row, where)
-        self.optimiser = torch.optim.Adam(self.model.parameters(), row["train"]["lr"], fused=True)
+        if self.objective.terms:
+            _, self.distance = self.objective.parts
+            self.adaptors = self.distance.adaptors
+        self.balancer = balancer_of(row, where)
+        self.optimiser = torch.optim.Adam(self.model.parameters(), self.lr, fused=True)
 
     def data(self, index):
         image, _ = self.split.batch(index)
-        return [source.batch(index, image, self.objective.taps) for source in self.objective.sources.values()]
+        return [source.batch(index, image, self.distance.taps) for source in self.distance.sources.values()]
+
+    def batch(self, index):
+        image, targets = self.split.batch(index)
+        return epoch.Batch(index, None, image.contiguous(memory_format=self.layout), targets, 1.0)
 
     def compute(self, index):
-        image, targets = self.split.batch(index)
+        """Gradients, then (task losses, {"distance": scalar} or {})."""
         self.optimiser.zero_grad(set_to_none=True)
-        return train.gradients(self.model, self.objective, self.balancer, index,
-                               image.contiguous(memory_format=self.layout), targets, self.precision)
+        step = epoch.forward(self.model, self.batch(index), self.precision, self.lr)
+        found, _, _ = epoch.gradients(self.model, self.objective, self.balancer, step)
+        return found.losses, found.terms
 
     def step(self, index):
-        losses, terms, watched, weights, gramian = self.compute(index)
-        self.optimiser.step()
-        self.objective.step()
-        self.record.add(weights, gramian, self.balancer.residual)
-        values = torch.stack([x.detach().double() for x in (*losses, *terms.values(), *watched.values(), *weights)])
-        self.broken = torch.where(values.isfinite(), len(self.record.steps), 0)
-        self.sums = self.sums + values
+        self.sums.add(len(self.record.steps), *epoch.train_step(self, self.batch(index), self.lr, 0.0, self.record))
 
 
 # -- one case
@@ -186,7 +192,7 @@ def compare(names, model, batch, rounds, where):
     ways = {name: make(name, model, where) for name in memory}
     if fault := check(ways, batch):
         return f"check: {fault}"
-    print(f"  check: passed; a teacher's features: {ways[LAST].objective.sources['depth'].describe()}", flush=True)
+    print(f"  check: passed; a teacher's features: {ways[LAST].distance.sources['depth'].describe()}", flush=True)
     times = medians(ways, batch, rounds)
     print(f"  {'':30} {'s a step':>9} {'images/s':>9} {'speed':>7} {'peak MB':>9} {'outside convolutions':>21}")
     index = list(range(batch))
@@ -242,7 +248,7 @@ def highest(where):
     """MB so far. On Linux not ru_maxrss, which a process inherits from the one that started it."""
     status = pathlib.Path("/proc/self/status")
     if where.type == "cuda" or not status.exists():
-        return train.peak_memory(where)
+        return device.peak_memory(where)
     return resident(status, "VmHWM") / 1e6
 
 
@@ -259,7 +265,7 @@ def check(ways, batch):
             torch.use_deterministic_algorithms(True, warn_only=True)           # the loss of `plain` has none on CUDA
             right, distances, *_ = plain.compute(index)
             torch.use_deterministic_algorithms(True)
-            losses, terms, *_ = way.compute(index)
+            losses, terms = way.compute(index)
             off = {"the task losses are": relative(torch.stack(losses).detach(), torch.stack(right).detach())}
             if terms:
                 off["the distance is"] = relative(*(x["distance"].detach() for x in (terms, distances)))

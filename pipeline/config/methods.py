@@ -4,18 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.config.schema import (
-    DENSE,
-    AdaptorTraining,
-    Name,
-    NonNegative,
-    Positive,
-    Section,
-    SomeSwitches,
-    Tap,
-    Task,
-    once,
-)
+from pipeline.config.schema import AdaptorTraining, SomeSwitches
+from pipeline.options.types import Name, NonNegative, Positive, Section, once
 
 
 class Balanced(Section):
@@ -31,7 +21,7 @@ class Supervised(Balanced):
 
 
 class Consistency(Section):
-    lambda_: Annotated[dict[Task, Annotated[float, Field(ge=0, le=1)]], Field(alias="lambda")] = {}
+    lambda_: Annotated[dict[Name, Annotated[float, Field(ge=0, le=1)]], Field(alias="lambda")] = {}
     pairs: list[str] | None = None                     # null: every two of the suite's tasks
     targets: Literal["predictions", "labels"] = "predictions"
     group: Literal["source", "target"] = "source"
@@ -59,8 +49,8 @@ class Consistency(Section):
     def pairs_are_two_tasks(self):
         once("pairs", ["-".join(sorted(pair.split("-"))) for pair in self.pairs or []])
         for pair in self.pairs or []:
-            if len(tasks := set(pair.split("-"))) != 2 or not tasks <= set(DENSE) or pair.count("-") != 1:
-                raise ValueError(f"`pairs` has {pair!r}; a pair is two of {', '.join(DENSE)}, as in 'semantic-depth'")
+            if len(set(pair.split("-"))) != 2 or pair.count("-") != 1:
+                raise ValueError(f"`pairs` has {pair!r}; a pair is two tasks, as in 'semantic-depth'")
         return self
 
 
@@ -71,9 +61,9 @@ class Consistent(Balanced):
 
 class FeatureDistillation(Balanced):
     objective: Literal["feature_distillation"]
-    taps: Annotated[list[Tap], Field(min_length=1)]
+    taps: Annotated[list[Name], Field(min_length=1)]
     adaptor: Literal["linear", "nonlinear", "none"]
-    lambda_: Annotated[dict[Task, NonNegative], Field(alias="lambda")]
+    lambda_: Annotated[dict[Name, NonNegative], Field(alias="lambda")]
     teacher_bn: Literal["running", "batch"]
     teacher: Literal["train_loss", "last", "last_batch"] | None = None      # else that of `features`
     towards: Literal["own", "last"] = "own"
@@ -91,7 +81,7 @@ class FeatureDistillation(Balanced):
 
 class PredictionDistillation(FeatureDistillation):
     objective: Literal["prediction_distillation"]
-    taps: list[Tap]
+    taps: list[Name]
     temperature: Positive
     anneal: Literal["linear", "none"]
 

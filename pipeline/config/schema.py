@@ -1,123 +1,37 @@
-"""What params.yaml may hold: its sections, their types and how names hold together; `config.params` reads it."""
+"""What a suite's params.yaml may hold: its sections and their types; `pipeline.config.params` reads it.
 
-import pathlib
+What a data set, a network, a balancer or an objective takes stands in its own file; here is what all suites have.
+"""
+
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
 
-from pipeline.config.mistakes import one_of
+from pipeline.options.types import BelowOne, Count, Name, Natural, NonNegative, Positive, Section, Share, once
 
-# What the released codes call their balancers, and the files there are.
-ALIASES = {"ls": "uniform", "ew": "uniform", "equal": "uniform", "uw": "uncertainty", "uncert": "uncertainty",
-           "mgdaub": "mgda_ub", "gs": "pcgrad", "nash": "nash_mtl", "nashmtl": "nash_mtl", "amtl": "aligned_mtl",
-           "amtlub": "aligned_mtl_ub", "imtl_g": "imtl", "scaleinvls": "si", "dbmtl": "db_mtl"}
-FOLDER = pathlib.Path(__file__).parent.parent
-BALANCERS = sorted([file.stem for file in FOLDER.glob("balancers/[a-z]*.py")] + [*ALIASES])
-# The tasks that a data set has labels for, and the networks that a task's images go through.
-DENSE, PAIR = ("semantic", "depth", "normal"), ("digits", "characters")
-TASKS_OF = {"scenes": DENSE, "nyuv2": DENSE, "streets": DENSE[:2], "cityscapes": DENSE[:2], "glyphs": PAIR,
-            "svhn_omniglot": PAIR}
-MODELS_OF = {DENSE: ("segnet", "mtan", "resnet", "adamt"), PAIR: ("lenet",)}
-SMALLEST = dict.fromkeys(MODELS_OF[DENSE], 32)       # sides of images; the others take those that `Images` takes
-TRIAL = re.compile(r"\d+(\.\d+)?(-\d+(\.\d+)?)*")
-
-# Row names become parts of file and stage names.
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*(-[a-z0-9_]+)*$")]
-Count = Annotated[int, Field(ge=1)]
-Natural = Annotated[int, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(gt=0, lt=1)]
-Task = Literal["semantic", "depth", "normal", "digits", "characters"]
-Tap = Literal["mid", "last"]
 Rule = Literal["last", "last10", "median20", "train_loss", "best_test"]
 Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=False)
-
-
-def once(key, values):
-    if len(set(values)) < len(values):
-        raise ValueError(f"`{key}` names something twice: {values}")
-
-
-class Scenes(Section):
-    seed: Natural
-    noise: Annotated[float, Field(ge=0, le=1)]
-    holes: Annotated[float, Field(ge=0, le=0.9)]
-
-
-class Streets(Scenes):
-    classes: Literal[7, 19]
-
-
-class Nyuv2(Section):
-    source: Literal["mtan", "mat"]
-    root: str
-    normals: Literal["published", "derived"]
-    depth: Literal["raw", "filled"]
-    crop: Literal["toolbox", "border16"]
-
-    @model_validator(mode="after")
-    def the_mat_has_no_normals(self):
-        if (self.source, self.normals) == ("mat", "published"):
-            raise ValueError("`normals` is 'published' but with `source: mat` there are none in the files; set "
-                             "`normals: derived`, which fits them to the depth")
-        return self
-
-
-class Cityscapes(Section):
-    layout: Literal["auto", "mtan", "original"]
-    root: str
-    classes: Literal[7, 19]
-    seven: Literal["categories", "train_ids"]
-    disparity: Literal["p/65535", "(p-1)/65536"]
-    image: Literal["bilinear", "nearest"]
-
-
-class Glyphs(Section):
-    seed: Natural
-    alphabet: Annotated[int, Field(ge=2, le=10_000)]
-
-
-class SvhnOmniglot(Section):
-    digits: Literal["svhn", "mnist"]
-    svhn_root: str
-    mnist_root: str
-    omniglot_root: str
-    seed: Natural
-
-
-class Datasets(Section):
-    scenes: Scenes
-    nyuv2: Nyuv2
-    streets: Streets
-    cityscapes: Cityscapes
-    glyphs: Glyphs
-    svhn_omniglot: SvhnOmniglot
-
-
-class Pair(Section):
-    """Images of each domain; null: all there are."""
-    digits: Count | None
-    characters: Count | None
+TRIAL = re.compile(r"\d+(\.\d+)?(-\d+(\.\d+)?)*")
+SETS = {          # the sets of groups whose metrics a table stage of dvc.yaml waits for, beside the teachers'
+    "main": ("baseline", "student"), "ablation": ("student", "ablation"), "wide": ("baseline", "wide", "student"),
+    "chain": ("baseline", "derived", "refined"), "all": ("baseline", "wide", "student", "ablation"),
+    "quirks": ("student",)}
 
 
 class Images(Section):
-    height: Annotated[int, Field(ge=28)]
-    width: Annotated[int, Field(ge=28)]
-    train: Count | Pair
-    test: Count | Pair
+    """Sizes and numbers of images; null: all there are. Where an image has a label of one task only, {task: number}."""
+    height: Count
+    width: Count
+    train: Count | dict[Name, Count | None] | None
+    test: Count | dict[Name, Count | None] | None
 
 
 class Training(Section):
     epochs: Count
     batch: Count
     lr: Positive
-    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999         # Adam's
+    beta2: BelowOne = 0.999                              # Adam's
     schedule: Literal["constant", "step", "onecycle"]
     step_every: Count | None = None
     step_factor: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -141,48 +55,18 @@ class AdaptorTraining(Section):
 
 
 class Protocol(Section):
-    """How one suite is trained under one protocol."""
+    """How the suite is trained under one protocol; `train` has a section a network, over its `default`."""
     data: Images
     train: dict[Name, Training]
     adaptor: AdaptorTraining
 
     @model_validator(mode="after")
     def a_batch_fits(self):
-        images = self.data.train
         for model, training in self.train.items():
-            for side in ("height", "width"):
-                if getattr(self.data, side) < SMALLEST.get(model, 0):
-                    raise ValueError(f"`data.{side}` is {getattr(self.data, side)}; {model} takes images of "
-                                     f"{SMALLEST[model]} pixels a side or more")
-            if isinstance(images, int) and training.batch > images:
-                raise ValueError(f"`train.{model}.batch` is {training.batch} but `data.train` has {images} images")
+            if isinstance(self.data.train, int) and training.batch > self.data.train:
+                raise ValueError(f"`train.{model}.batch` is {training.batch} but `data.train` has {self.data.train} "
+                                 "images")
         return self
-
-
-class SegNet(Section):
-    type: Literal["standard", "wide", "deep"]
-
-
-class ResNet(Section):
-    encoder: Literal[18, 34, 50, 101, 152]
-    pretrained: bool
-    normalise: Literal["imagenet", "none"]
-
-
-class AdaMT(Section):
-    attention: Literal["shared", "per_sample"]
-
-
-class Plain(Section):
-    pass
-
-
-class Architectures(Section):
-    segnet: SegNet
-    mtan: Plain
-    lenet: Plain
-    resnet: ResNet
-    adamt: AdaMT
 
 
 class Features(Section):
@@ -207,102 +91,82 @@ class SomeSwitches(Section):
     zoom_depth: bool | None = None
 
 
-# The objectives there are: those that learn from the labels alone, and those that need teachers.
-LABELLED = ("supervised", "consistency")
-CONSISTENT = ("consistency", "consistent_distillation")
-DISTILLING = ("feature_distillation", "prediction_distillation", "consistent_distillation")
-
-
-class Rows(Section):
-    models: list[Name] = []
-    rows: list[Name] = []
-
-
-class Suite(Section):
-    """A data set, the networks and methods trained on it, and the tables' epoch rule."""
-    data: Literal["scenes", "nyuv2", "streets", "cityscapes", "glyphs", "svhn_omniglot"]
-    seeds: Seeds
-    selection: Rule
-    official_batch: Count
-    models: Annotated[list[Name], Field(min_length=1)]
-    tasks: Annotated[list[Task], Field(min_length=1)]
-    baselines: list[Name]
-    students: list[Name]
-    wide: Rows = Rows()
-    ablation: Rows = Rows()
-
-    def groups(self):
-        """{stage: (key of its rows, models, rows, objectives they may have)}."""
-        return {"baseline": ("baselines", self.models, self.baselines, LABELLED),
-                "student": ("students", self.models, self.students, DISTILLING),
-                "wide": ("wide.rows", self.wide.models, self.wide.rows, LABELLED),
-                "ablation": ("ablation.rows", self.ablation.models, self.ablation.rows, DISTILLING)}
-
-    @model_validator(mode="after")
-    def data_tasks_and_models_fit(self):
-        listed = {"seeds": self.seeds, "models": self.models, "tasks": self.tasks, "wide.models": self.wide.models,
-                  "ablation.models": self.ablation.models} | {key: rows for key, _, rows, _ in self.groups().values()}
-        for key, values in listed.items():
-            once(key, values)
-        for task in self.tasks:
-            if task not in TASKS_OF[self.data]:
-                raise ValueError(f"`tasks` has {task!r}, but `data: {self.data}` has {', '.join(TASKS_OF[self.data])}")
-        fit = next(models for tasks, models in MODELS_OF.items() if set(self.tasks) <= set(tasks))
-        for key, models in (("models", self.models), ("wide.models", self.wide.models)):
-            for model in models:
-                one_of(model, key, fit)
-        return self
-
-
-class Suites(Section):
-    rooms: Suite
-    streets: Suite
-    domains: Suite
-    quirks: Suite
-    xtask_streets: Suite
-    xtask_rooms: Suite
-
-    @model_validator(mode="after")
-    def every_row_has_a_stage(self):
-        for name, suite in self:
-            keys = ("wide",) * (name in ("streets", "domains", "quirks")) + ("ablation",) * (name != "rooms")
-            for key in keys + ("baselines",) * (name == "quirks"):
-                if (listed := getattr(suite, key)) not in (Rows(), []):
-                    raise ValueError(f"`{name}.{key}` has {listed if isinstance(listed, list) else listed.rows}, but "
-                                     f"no stage trains {key} of {name}; leave it out")
-        for name, suite in self:
-            table = {"rooms": ("baselines", "students", "wide.rows", "ablation.rows"), "quirks": ()}.get(
-                name, ("baselines", "students") + ("wide.rows",) * name.startswith("xtask"))
-            for key, models, rows, _ in suite.groups().values():
-                if key in table and models and not rows:
-                    raise ValueError(f"`{name}.{key}` is empty, but a table waits for its results; leave a row in it")
-        for key in ("wide", "ablation"):
-            for model in getattr(self.rooms, key).models:
-                if model not in self.rooms.models:
-                    raise ValueError(f"`rooms.{key}.models` has {model!r}, which is not in `models` "
-                                     f"({', '.join(self.rooms.models)}): its table holds their rows too")
-        if not self.quirks.students:
-            raise ValueError("`quirks.students` is empty; its first row is the clean one")
-        return self
-
-
-class Search(Section):
-    """A search for lambda on images held out of a suite's training set."""
-    suite: Literal["rooms", "streets", "domains"]
-    method: Name
-    hold_out: Share
-    seed: Natural
-    seeds: Seeds
-    models: Annotated[list[Name], Field(min_length=1)]
-    tasks: Annotated[list[Task], Field(min_length=1)]
-    trials: Annotated[list[str], Field(min_length=1)]
+class Group(Section):
+    """A group of rows, trained by the stage of its name: every row on every network."""
+    models: list[Name]
+    rows: list[str]
 
     @model_validator(mode="after")
     def nothing_twice(self):
-        for key in ("seeds", "models", "tasks", "trials"):
-            once(key, getattr(self, key))
-        for trial in self.trials:
-            if not TRIAL.fullmatch(trial) or trial.count("-") + 1 != len(self.tasks):
-                raise ValueError(f"`trials` has {trial!r}; a trial is a lambda for each of {', '.join(self.tasks)}, as "
-                                 f"in '{'-'.join(['1'] * len(self.tasks))}'")
+        once("models", self.models)
+        once("rows", self.rows)
+        return self
+
+
+class Parent(Section):
+    group: Name
+    row: Name
+
+
+class Derived(Group):
+    """Rows that all begin from the weights of one run."""
+    after: Parent
+    changes: Annotated[dict[str, Any], Field(alias="with")] = {}
+
+
+class Refined(Group):
+    """Rows that begin from the weights of the run of the same name in another group."""
+    after: Name
+    changes: Annotated[dict[str, Any], Field(alias="with")] = {}
+
+
+class Printed(Section):
+    """What a table shows: its heading, the groups of its rows in their order, and its networks (null: all of those)."""
+    heading: str
+    rows: list[Name]
+    models: list[Name] | None = None
+    paper: bool = True                      # whether the numbers of the file `paper` may stand beside ours
+
+
+class Search(Section):
+    """A search for lambda on images held out of a suite's training set; its trials are the rows of `student`."""
+    method: Name
+    hold_out: Share
+    seed: Natural
+
+
+class Suite(Section):
+    """One params.yaml. The first keys are dvc.yaml's: the same file serves every suite."""
+    suite: Name
+    root: str
+    params_file: str
+    reads: str
+    paper: str
+    prepare: list[Literal["data"]]
+    searches: list[Name]
+    protocol: Name
+    data: Name
+    seeds: Seeds
+    selection: Rule
+    official_batch: Count
+    teacher: Group
+    baseline: Group
+    wide: Group
+    student: Group
+    ablation: Group
+    derived: Derived
+    refined: Refined
+    tables: dict[Literal["main", "ablation", "wide", "chain", "all", "quirks"], list[Name]]
+    printed: dict[Name, Printed]
+    datasets: dict[Name, Any]
+    protocols: dict[Name, Protocol]
+    architectures: dict[Name, Any]
+    features: Features
+    methods: dict[Name, Any]
+    switches: Switches
+    search: Search | None = None
+
+    @model_validator(mode="after")
+    def nothing_twice(self):
+        once("seeds", self.seeds)
         return self

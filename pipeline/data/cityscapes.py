@@ -19,11 +19,14 @@ Images and labels: Cordts et al. 2016; arrays: Liu et al. 2019 (MTAN, arXiv:1803
 
 import os
 import struct
+from typing import Literal
 
 import numpy as np
 from PIL import Image
 
 from pipeline.data import files
+from pipeline.options.mistakes import resolved
+from pipeline.options.types import Section
 from pipeline.runtime.errors import UserError
 
 INVERSE_DEPTH = True
@@ -38,8 +41,7 @@ TRAIN_ID = np.full(34, -1, np.int8)
 TRAIN_ID[[7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]] = range(19)
 CATEGORY_OF_ID = np.repeat(np.arange(-1, 7, dtype=np.int8), (7, 4, 6, 4, 2, 1, 2, 8))
 
-OPTIONS = {"layout": ("auto", "mtan", "original"), "classes": (19, 7), "seven": ("categories", "train_ids"),
-           "disparity": ("p/65535", "(p-1)/65536"), "image": ("bilinear", "nearest")}      # the first is the default
+TITLE, TASKS = "Cityscapes", ("semantic", "depth")
 FOLDERS = {"train": "train", "test": "val"}
 PNGS = {  # kind: folder, end of the name, bits, PNG colour type (0 grey, 2 RGB)
     "image": ("leftImg8bit", "_leftImg8bit.png", 8, 2),
@@ -48,6 +50,32 @@ PNGS = {  # kind: folder, end of the name, bits, PNG colour type (0 grey, 2 RGB)
 }
 MOST = 0.4922            # of (p-1)/65536
 SHAPES = {"image": ((3,),), "label": ((),), "depth": ((1,), ())}        # of .npy files, behind (H, W)
+
+
+class Options(Section):
+    layout: Literal["auto", "mtan", "original"] = "auto"
+    root: str = ""
+    classes: Literal[7, 19] = 19
+    seven: Literal["categories", "train_ids"] = "categories"
+    disparity: Literal["p/65535", "(p-1)/65536"] = "p/65535"
+    image: Literal["bilinear", "nearest"] = "bilinear"
+
+
+def called(options):
+    """What stands above a table."""
+    return f"{TITLE}, {options['classes']} classes"
+
+
+def described(options):
+    """What stands behind the sizes above a table."""
+    made = "" if options["layout"] == "mtan" else (f"; from the original tree, if that is what is there: 7 classes by "
+                                                   f"{options['seven']}, disparity {options['disparity']}")
+    return made + ("; image nearest" if options["image"] == "nearest" else "")
+
+
+def comparable(options):
+    """Tasks whose printed numbers may stand beside ours: the papers have 7 classes."""
+    return TASKS if options["classes"] == 7 else ()
 
 
 def classes(options):
@@ -71,7 +99,7 @@ def ids(split, count, options):
     names = (_numbered if options["layout"] == "mtan" else _named)(split, options)
     count = len(names) if count is None else count
     if not 1 <= count <= len(names):
-        raise UserError(f"`protocols.<name>.<suite>.data.{split}` asks for {count} images but the "
+        raise UserError(f"`protocols.<name>.data.{split}` asks for {count} images but the "
                       f"`{FOLDERS[split]}` folders of {options['root']} hold {len(names)}: set a number from 1 to "
                       f"{len(names)}")
     return [f"{split}/{names[i * len(names) // count]}" for i in range(count)]
@@ -92,13 +120,8 @@ def read(split, name, size, options):
 
 def _checked(options):
     """Options over their defaults, the layout found, the root expanded."""
-    for key, value in options.items():
-        if key not in (*OPTIONS, "root"):
-            raise UserError(f"`datasets.cityscapes.{key}` is not an option; the options are root, {', '.join(OPTIONS)}")
-        if key in OPTIONS and (value not in OPTIONS[key] or type(value) is bool):
-            raise UserError(f"`datasets.cityscapes.{key}` is {value!r}, not {' or '.join(map(str, OPTIONS[key]))}")
-    options = {key: allowed[0] for key, allowed in OPTIONS.items()} | options
-    options["root"] = root = os.path.expanduser(options.get("root") or "")
+    options = resolved(Options, options, "datasets.cityscapes").model_dump()
+    options["root"] = root = os.path.expanduser(options["root"])
     if not os.path.isdir(root):
         raise UserError(f"`datasets.cityscapes.root` is {root!r}, which is not a folder: set it to MTAN's unpacked "
                       "Cityscapes or to the folder that holds leftImg8bit, gtFine and disparity")

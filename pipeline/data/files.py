@@ -70,7 +70,7 @@ def check_ratio(place, stored, size):
     """Refuse a size (H, W) in which what is stored at `place` in another would be squeezed."""
     aspects = size[1] * stored[0], size[0] * stored[1]
     if max(aspects) > ASPECT_TOLERANCE * min(aspects):
-        raise UserError(f"{place} is {stored[0]} x {stored[1]} (height x width) but protocols.<name>.<suite>.data asks "
+        raise UserError(f"{place} is {stored[0]} x {stored[1]} (height x width) but protocols.<name>.data asks "
                       f"for {size[0]} x {size[1]}: choose a `height` and `width` whose ratio is the stored one within "
                       f"{ASPECT_TOLERANCE - 1:.0%}")
 

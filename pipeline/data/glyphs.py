@@ -10,19 +10,31 @@ f'train-digits-{i:05d}', (32, 32), {}) for i in range(100)]"`, and so for `train
 
 import functools
 import math
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from pipeline.data import pair
-from pipeline.data.raycast import checked
+from pipeline.options.mistakes import resolved
+from pipeline.options.types import Natural, Section
 from pipeline.runtime.errors import UserError
 
 KINDS = pair.KINDS
 SPLITS = ("train", "test")
-OPTIONS = {"seed": (0, 0, 2**63, int), "alphabet": (100, 2, 10_000, int)}   # default, smallest, largest, type
+TITLE, STANDS_FOR, TASKS = "drawn digits and characters", "SVHN and Omniglot", pair.TASKS
 DRAWINGS = {"train": 12, "test": 4}                                         # of each character
 # Mean and standard deviation at 32x32, of 4,000 digits and the 1,200 characters of the default options.
 MOMENTS = {"digits": ((0.508,) * 3, (0.251,) * 3), "characters": ((0.082,) * 3, (0.240,) * 3)}
+
+
+class Options(Section):
+    seed: Natural = 0
+    alphabet: Annotated[int, Field(ge=2, le=10_000)] = 100      # characters, each drawn 12 + 4 times
+
+
+def checked(options):
+    return resolved(Options, options, "datasets.glyphs").model_dump()
 
 
 def arc(x, y, across, down, start, end):
@@ -67,7 +79,7 @@ for hands, bars in zip(HANDS, SEVEN_BARS, strict=True):
 
 def ids(split, count, options):
     """Names "train-digits-00007" and (class, drawing) "train-characters-0031-02"; every class once before any twice."""
-    alphabet = checked(options, OPTIONS, "glyphs")["alphabet"]
+    alphabet = checked(options)["alphabet"]
     count = pair.counted(split, count, {"digits": None, "characters": alphabet * DRAWINGS[split]})
     return [*(f"{split}-digits-{i:05d}" for i in range(count["digits"])),
             *(f"{split}-characters-{i % alphabet:04d}-{i // alphabet:02d}" for i in range(count["characters"]))]
@@ -75,7 +87,7 @@ def ids(split, count, options):
 
 def classes(options):
     return {"digits": tuple("0123456789"),
-            "characters": tuple(f"character{i:04d}" for i in range(checked(options, OPTIONS, "glyphs")["alphabet"]))}
+            "characters": tuple(f"character{i:04d}" for i in range(checked(options)["alphabet"]))}
 
 
 def moments(options):
@@ -84,10 +96,10 @@ def moments(options):
 
 def read(split, name, size, options):
     """One sample at size (H, W), a pure function of (options, split, name, size); see `pipeline.data.pair`."""
-    options, (head, task, *numbers) = checked(options, OPTIONS, "glyphs"), name.split("-")
+    options, (head, task, *numbers) = checked(options), name.split("-")
     assert head == split, (split, name)
     if min(size) < 16:
-        raise UserError(f"`protocols.<name>.<suite>.data` should ask for at least 16 pixels a side; found {list(size)}")
+        raise UserError(f"`protocols.<name>.data` should ask for at least 16 pixels a side; found {list(size)}")
     seeds = np.random.SeedSequence(options["seed"], spawn_key=(SPLITS.index(split), pair.TASKS.index(task),
                                                                *map(int, numbers)))
     # The drawing's generator never sees the size, so one name is one drawing at every size.

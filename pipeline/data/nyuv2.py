@@ -10,16 +10,20 @@ Their "val" is the official test split and is called "test" here; there is no va
 
 import math
 import os
+from typing import Literal
 
 import numpy as np
+from pydantic import model_validator
 
 from pipeline.data import KINDS as KINDS
 from pipeline.data import files, nyuv2_mat
+from pipeline.options.types import Folder, Section
 from pipeline.runtime.errors import UserError
 
 CLASSES = ("bed", "books", "ceiling", "chair", "floor", "furniture", "objects",
            "picture", "sofa", "table", "tv", "wall", "window")
 
+TITLE, TASKS = "NYUv2", ("semantic", "depth", "normal")
 FOLDERS = {"train": "train", "test": "val"}
 # kind: (shapes allowed behind (H, W), allowed dtypes). MTAN's dtypes are undocumented, so any float is taken;
 # integers only where they cannot hide another unit (depth in millimetres, normals coded as colours).
@@ -31,6 +35,34 @@ FORMS = {
 }
 FARTHEST_M = 100  # the sensor sees about 10 m; float millimetres begin above this
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+class Options(Section):
+    source: Literal["mtan", "mat"]
+    root: Folder
+    normals: Literal["published", "derived"]
+    depth: Literal["raw", "filled"]
+    crop: Literal["toolbox", "border16"]
+
+    @model_validator(mode="after")
+    def the_mat_has_no_normals(self):
+        if (self.source, self.normals) == ("mat", "published"):
+            raise ValueError("`normals` is 'published' but with `source: mat` there are none in the files; set "
+                             "`normals: derived`, which fits them to the depth")
+        return self
+
+
+def described(options):
+    """What stands behind the name above a table."""
+    made = (f", from its authors' .mat files ({options['depth']} depth, window {options['crop']}), not MTAN's arrays, "
+            "the paper's" if options["source"] == "mat" else "")
+    return made + ("; normals fitted to the depth, not the published ones, so the paper's normal columns are not shown"
+                   if options["normals"] == "derived" else "")
+
+
+def comparable(options):
+    """Tasks whose printed numbers may stand beside ours: fitted normals are others."""
+    return TASKS if options["normals"] == "published" else TASKS[:2]
 
 
 def classes(options: dict) -> tuple:
@@ -61,7 +93,7 @@ def ids(split: str, count: int | None, options: dict) -> list[str]:
     count = total if count is None else count
     if not 1 <= count <= total:
         place = nyuv2_mat.path_of(nyuv2_mat.SPLITS, options) if mat else _folder(split, options)
-        raise UserError(f"protocols.<name>.<suite>.data.{split} asks for {count} images but {place} holds {total}: set "
+        raise UserError(f"protocols.<name>.data.{split} asks for {count} images but {place} holds {total}: set "
                       f"a number from 1 to {total}")
     return [f"{split}/{i * total // count}" for i in range(count)]
 

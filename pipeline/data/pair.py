@@ -25,7 +25,7 @@ def sample(image, task, label):
 
 def counted(split, count, there):
     """{task: number of images} that `count` asks for; `there` says how many exist, None for any number."""
-    key = f"protocols.<name>.<suite>.data.{split}"
+    key = f"protocols.<name>.data.{split}"
     if not isinstance(count, dict) or set(count) != set(TASKS):
         raise UserError(f"{key} is {count!r}: give a number of images for each task, {{digits: n, characters: m}}")
     for task, most in there.items():

@@ -11,10 +11,13 @@ World axes: x, z along the ground, y up; parts turn about y only. Camera axes: x
 
 import colorsys
 import math
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
-from pipeline.runtime.errors import UserError
+from pipeline.options.mistakes import resolved
+from pipeline.options.types import Fraction, Natural, Section
 
 BOX, BALL, CYLINDER = range(3)
 ROUND_AXES = ((), (0, 1, 2), (0, 2))        # of the unit box, ball and cylinder; the other axes are slabs
@@ -24,15 +27,18 @@ PART = np.dtype([("kind", "i4"), ("label", "i4"), ("piece", "i4"), ("centre", "f
                  ("gloss", "f4"), ("colours", "f4", (2, 3))])   # to_unit: offset -> axes of the unit shape
 
 
-def checked(options, table, data):
-    """`options` over the defaults of `table`, {key: (default, least, most, types...)}; `UserError` names a bad one."""
-    for key, value in options.items():
-        if key not in table:
-            raise UserError(f"`datasets.{data}.{key}` is not an option; the options are {', '.join(table)}")
-        _default, low, top, *kind = table[key]
-        if type(value) not in kind or not low <= value <= top:
-            raise UserError(f"`datasets.{data}.{key}` is {value!r}, not {kind[0].__name__} from {low} to {top}")
-    return {key: row[0] for key, row in table.items()} | options
+Holes = Annotated[float, Field(ge=0, le=0.9)]                   # share of the pixels without depth
+
+
+class Options(Section):
+    seed: Natural = 0
+    noise: Fraction = 0.03                                      # standard deviation of the sensor's; grey levels 0..1
+    holes: Holes = 0.08
+
+
+def checked(model, options, data):
+    """A reader's options as its model has them, with defaults; `UserError` names a wrong one."""
+    return resolved(model, options, f"datasets.{data}").model_dump()
 
 
 def rays(size, field_of_view):

@@ -21,7 +21,7 @@ CLASSES = ("bed", "books", "ceiling", "chair", "floor", "furniture", "objects", 
            "tv", "wall", "window")
 BED, BOOKS, CEILING, CHAIR, FLOOR, FURNITURE, OBJECTS, PICTURE, SOFA, TABLE, TV, WALL, WINDOW = range(13)
 VOID, SPLITS = -1, ("train", "test")
-OPTIONS = {"seed": (0, 0, 2**63, int), "noise": (0.03, 0, 1, float, int), "holes": (0.08, 0, 0.9, float, int)}
+TITLE, STANDS_FOR, TASKS = "rendered rooms", "NYUv2", ("semantic", "depth", "normal")
 FIELD_OF_VIEW_RAD = math.radians(58.5)      # horizontal
 BASELINE_M = 0.075                          # Kinect projector to camera: sets the width of depth shadows
 
@@ -87,13 +87,16 @@ ROOMS = (("bed", "cabinet", "shelf", "cabinet", "cabinet"), ("sofa", "cabinet", 
          ("cabinet", "table", "cabinet", "sofa", "cabinet"), ("cabinet", "shelf", "cabinet", "bed", "sofa"))
 
 
+Options = raycast.Options
+
+
 def classes(options):
     return CLASSES
 
 
 def ids(split, count, options):
     """The first `count` sample names of a split; a longer list starts with a shorter one."""
-    raycast.checked(options, OPTIONS, "scenes")
+    raycast.checked(Options, options, "scenes")
     return [f"{split}-{index:05d}" for index in range(count)]
 
 
@@ -108,7 +111,7 @@ def read(split, name, size, options):
     image (H, W, 3) float32 in [0, 1]; label (H, W) int8, index into CLASSES, -1 void; depth (H, W) float32,
     metres along the optical axis, 0 invalid; normal (H, W, 3) float32, unit, camera axes, (0, 0, 0) invalid.
     """
-    options, (head, number) = raycast.checked(options, OPTIONS, "scenes"), name.split("-")
+    options, (head, number) = raycast.checked(Options, options, "scenes"), name.split("-")
     assert head == split, (split, name)
     if min(size) < 32:
         raise UserError(f"`datasets.scenes.size` should be at least 32 pixels a side; found {list(size)}")

@@ -11,6 +11,7 @@ All scenes share Cityscapes' focal length and baseline.
 """
 
 import math
+from typing import Literal
 
 import numpy as np
 
@@ -27,8 +28,7 @@ TRAIN_CLASSES = ("road", "sidewalk", "building", "wall", "fence", "pole", "traff
 CATEGORIES = ("flat", "construction", "object", "nature", "sky", "human", "vehicle")
 CATEGORY = np.repeat(np.arange(7, dtype=np.int8), (2, 3, 3, 2, 1, 2, 6))      # of each train class
 VOID, SPLITS = -1, ("train", "test")
-OPTIONS = {"seed": (0, 0, 2**63, int), "noise": (0.03, 0, 1, float, int), "holes": (0.15, 0, 0.9, float, int),
-           "classes": (19, 7, 19, int)}
+TITLE, STANDS_FOR, TASKS = "rendered streets", "Cityscapes", ("semantic", "depth")
 BASELINE_M, FOCAL_PX, WIDTH_PX = 0.209, 2262.5, 2048        # Cityscapes' stereo rig
 FIELD_OF_VIEW_RAD = 2 * math.atan(WIDTH_PX / 2 / FOCAL_PX)  # horizontal
 SEARCH_PX = 126             # the matcher's largest disparity; nearer things have none
@@ -159,14 +159,19 @@ ROWS = ((.6, ("tree", "tree", "poplar", "bush"), .7, .9, (3, 13), 80, True),
         (.7, ("bicycle", "bicycle", "motorcycle", "bin", "bush", "cyclist"), .5, None, (2, 16), 45, True))
 
 
+class Options(raycast.Options):
+    holes: raycast.Holes = 0.15
+    classes: Literal[7, 19] = 19
+
+
 def classes(options):
     """Names of the classes under `options`, in the order of the labels."""
-    return TRAIN_CLASSES if _checked(options)["classes"] == 19 else CATEGORIES
+    return TRAIN_CLASSES if raycast.checked(Options, options, "streets")["classes"] == 19 else CATEGORIES
 
 
 def ids(split, count, options):
     """The first `count` sample names of a split; a longer list starts with a shorter one."""
-    _checked(options)
+    raycast.checked(Options, options, "streets")
     return [f"{split}-{index:05d}" for index in range(count)]
 
 
@@ -176,7 +181,7 @@ def read(split, name, size, options):
     image (H, W, 3) float32 in [0, 1]; label (H, W) int8, index into `classes(options)`, -1 void; depth (H, W) float32,
     inverse depth p / 65535, 0 invalid; instance (H, W) int16, a number for each person, rider and vehicle, else 0.
     """
-    options, (head, number) = _checked(options), name.split("-")
+    options, (head, number) = raycast.checked(Options, options, "streets"), name.split("-")
     assert head == split, (split, name)
     if min(size) < 32:
         raise UserError(f"`datasets.streets.size` should be at least 32 pixels a side; found {list(size)}")
@@ -194,13 +199,6 @@ def read(split, name, size, options):
     if options["classes"] == 7:
         label = np.where(label == VOID, np.int8(VOID), CATEGORY[label])
     return {"image": np.clip(image, 0, 1), "label": label, "depth": inverse, "instance": instance}
-
-
-def _checked(options):
-    options = raycast.checked(options, OPTIONS, "streets")
-    if options["classes"] not in (7, 19):
-        raise UserError(f"`datasets.streets.classes` is {options['classes']}, not 7 (categories) or 19 (train classes)")
-    return options
 
 
 def _row(rng, names, across, y, turn, start, stop, gaps, breach):

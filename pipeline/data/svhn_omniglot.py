@@ -17,16 +17,18 @@ import functools
 import math
 import os
 import struct
+from typing import Literal
 
 import numpy as np
 import PIL.Image
 
 from pipeline.data import files, pair
+from pipeline.options.mistakes import resolved
+from pipeline.options.types import Folder, Natural, Section
 from pipeline.runtime.errors import UserError
 
 KINDS = pair.KINDS
-OPTIONS = {"digits": "svhn", "svhn_root": "data/svhn", "mnist_root": "data/mnist", "omniglot_root": "data/omniglot",
-           "seed": 0}
+TITLE, TASKS = "SVHN and Omniglot", pair.TASKS
 DIGITS = {"svhn": {"train": 47_217, "test": 26_040}, "mnist": {"train": 60_000, "test": 10_000}}
 CHARACTERS, DRAWINGS = 1623, 20
 SHARES = {"train": (0, 12), "test": (12, 16)}       # of a character's drawings, shuffled
@@ -91,7 +93,7 @@ def read(split, name, size, options):
     """One sample at size (H, W), H = W; see `pipeline.data.pair`."""
     options, (task, rest) = _checked(options), name.split("/", 1)
     if size[0] != size[1]:
-        raise UserError(f"protocols.<name>.<suite>.data asks for {size[0]} x {size[1]} (height x width), but digits "
+        raise UserError(f"protocols.<name>.data asks for {size[0]} x {size[1]} (height x width), but digits "
                       "and drawings are square: set `height` and `width` to one number")
     if task == "digits":
         images, labels = _digits(split, options)
@@ -103,18 +105,26 @@ def read(split, name, size, options):
     return pair.sample(np.array(np.broadcast_to(image, (*size, 3)), order="C"), task, label)
 
 
+class Options(Section):
+    digits: Literal["svhn", "mnist"] = "svhn"
+    svhn_root: Folder = "data/svhn"
+    mnist_root: Folder = "data/mnist"
+    omniglot_root: Folder = "data/omniglot"
+    seed: Natural = 0                                 # of the split
+
+
+def called(options):
+    """What stands above a table."""
+    return TITLE if options["digits"] == "svhn" else "MNIST and Omniglot"
+
+
+def comparable(options):
+    """Tasks whose printed numbers may stand beside ours: the paper has SVHN."""
+    return TASKS if options["digits"] == "svhn" else ()
+
+
 def _checked(options):
-    for key, value in options.items():
-        if key not in OPTIONS:
-            raise UserError(f"`datasets.svhn_omniglot.{key}` is not an option; the options are {', '.join(OPTIONS)}")
-        good, rule = type(value) is str and value, "a folder"
-        if key == "digits":
-            good, rule = value in DIGITS, "svhn or mnist"
-        elif key == "seed":
-            good, rule = type(value) is int and value >= 0, "a whole number from 0"
-        if not good:
-            raise UserError(f"`datasets.svhn_omniglot.{key}` is {value!r}, not {rule}")
-    return OPTIONS | options
+    return resolved(Options, options, "datasets.svhn_omniglot").model_dump()
 
 
 def _missing(path, what, root):

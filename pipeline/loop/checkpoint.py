@@ -1,53 +1,31 @@
 """Files that survive kill -9: written beside, flushed, renamed; a digest tells a damaged one.
 
 A run's state lives in `.work/<run>-<fingerprint>/`, outside DVC's outputs, and goes when the run is done. The
-fingerprint holds everything that decides the result (resolved row, inputs, the project's loaded code, torch), so a
-changed row never goes on from the wrong state and A -> B -> A may.
+fingerprint holds everything that decides the result (the row, which has a digest of the code, all that it reads, torch,
+threads), so a changed row never goes on from the wrong state and A -> B -> A may.
 """
 
 import hashlib
-import io
 import json
 import os
-import pathlib
 import shutil
 import sys
 
 import torch
 
-from pipeline.runtime import distributed, files
-from pipeline.runtime.errors import UserError
+from pipeline.runtime import distributed, files, weights
 
+DECIDES_NUMBERS = False          # beyond rounding; no run's digest of code holds this file
 KEPT = ("last.state", "previous.state")
 
 
-def pack(value):
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    return buffer.getvalue()
-
-
-def read_weights(path, remedy):
-    """A file of tensors and plain values; `UserError` with the remedy if it is missing or damaged."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{path} is not there; {remedy}") from None
-    except Exception as mistake:          # torch reports damage through many types, EOFError to UnpicklingError
-        raise UserError(f"{path} is damaged ({type(mistake).__name__}); {remedy}") from None
-
-
 def fingerprint(*facts):
-    """Digest of the facts (JSON-able) and of the project's own code as loaded now."""
-    loaded = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
-    code = {str(path.relative_to(files.PROJECT)): files.digest(path)
-            for path in map(pathlib.Path, filter(None, loaded)) if path.is_relative_to(files.PROJECT)
-            and path.relative_to(files.PROJECT).parts[0] in ("pipeline", "models", "kernels")}
-    text = json.dumps([facts, code, torch.__version__, torch.get_num_threads()], sort_keys=True)
+    """Digest of the facts (JSON-able), torch and the number of threads."""
+    text = json.dumps([facts, torch.__version__, torch.get_num_threads()], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-class Run:
+class Checkpoint:
     """The state of one unfinished run: `save(state)`, `load()` -> state or None, `done()`."""
 
     def __init__(self, name, fingerprint):
@@ -56,7 +34,7 @@ class Run:
     def save(self, state):
         if distributed.rank():
             return
-        payload = pack(state)
+        payload = weights.pack(state)
         last, previous = (self.folder / name for name in KEPT)
         if last.exists():
             os.replace(last, previous)
@@ -69,7 +47,7 @@ class Run:
                 continue
             raw = path.read_bytes()
             if hashlib.sha256(raw[32:]).digest() == raw[:32]:
-                return torch.load(io.BytesIO(raw[32:]), map_location="cpu", weights_only=True)
+                return weights.unpack(raw[32:])
             print(f"warning: {path} is damaged (checksum); going on from the state before it", file=sys.stderr)
         return None
 

@@ -26,3 +26,8 @@ def read(folder, redo):
         return curve, json.loads((folder / "cost.json").read_text())
     except (OSError, ValueError, TypeError) as mistake:
         raise UserError(f"{folder} has no readable curve.csv and cost.json ({mistake}); {redo}") from None
+
+
+def work_of(training, height, width):
+    """What a step's time is taken to grow with: pixels, batch, and the square of the network's width."""
+    return height * width * training["batch"] * training["width"] ** 2

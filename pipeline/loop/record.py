@@ -1,8 +1,9 @@
-"""What a run's weights and Gramians say: a line of balance.csv an epoch, and the step at which something broke.
+"""What an epoch's steps add up to: of losses a line of curve.csv, of weights and Gramians one of balance.csv; and the
+step at which something was not finite.
 
-Means over an epoch's steps, all from the T x T numbers of a step (Aligned-MTL, arXiv 2305.19000, section 3.2; gradients
-as they come, before balancing; DB-MTL's are its averages, GradDrop's what its masks leave, AdaMT-Net's norms the mean
-absolute gradients of its decoders, which have no angle):
+A line of balance.csv has means over the steps, all from the T x T numbers of a step (Aligned-MTL, arXiv 2305.19000,
+section 3.2; gradients as they come, before balancing; DB-MTL's are its averages, GradDrop's what its masks leave,
+AdaMT-Net's norms the mean absolute gradients of its decoders, which have no angle):
 
     weight_<task>                  what the task's gradient was multiplied by
     norm_<task>                    its gradient's norm
@@ -20,7 +21,34 @@ import itertools
 
 import torch
 
+from pipeline.runtime import distributed
+
 COUNTS = 3e-9              # singular values count above this share of T times the largest, squared
+
+
+class Sums:
+    """The numbers of an epoch's steps, added up on the device, which the host waits for at the end alone."""
+
+    def __init__(self, steps):
+        self.steps, self.total, self.nonfinite = steps, 0, None
+
+    def add(self, step, columns, weights):
+        """columns: {name: scalar} to be averaged; weights: {name: scalar} that have to be finite too."""
+        self.columns, self.names = list(columns), [*columns, *weights]
+        self.last = torch.stack([x.detach().double() for x in (*columns.values(), *weights.values())])
+        first = torch.where(self.last.isfinite(), self.steps, step)
+        self.nonfinite = first if self.nonfinite is None else torch.minimum(self.nonfinite, first)
+        self.total = self.total + self.last
+
+    def means(self):
+        """{column: mean over the steps}, of whole batches where several processes share them."""
+        total = distributed.total(self.total)[:len(self.columns)]
+        return dict(zip(self.columns, (total / self.steps).tolist(), strict=True))
+
+    def first_nonfinite_step(self):
+        """(the first step, from 0, at which a number was not finite; its name). The number of steps where all were."""
+        steps = distributed.least(self.nonfinite).tolist()
+        return min(zip(steps, self.names, strict=True), key=lambda pair: pair[0])
 
 
 class Record:

@@ -22,43 +22,45 @@ import itertools
 
 import torch
 
-from models.network import ACTIVATIONS
 from models.transfer import TransferNet
-from pipeline import tasks
+from pipeline import objectives, tasks
 from pipeline.objectives import consistency_losses as between
 from pipeline.objectives import supervised
 from pipeline.runtime import distributed
 
 
-class Objective(supervised.Objective):
-    def __init__(self, run, model, split, device):
-        super().__init__(run, model, split, device)
-        self.consistency = chosen = run["method"]["consistency"]
+class Objective(objectives.Objective):
+    def __init__(self, row, model, split, device):
+        self.labels = supervised.Objective(row, model, split, device)
+        self.consistency = chosen = row["method"]["consistency"]
         named = chosen["pairs"]
-        self.pairs = list(itertools.permutations(run["tasks"], 2)) if named is None else [
+        self.pairs = list(itertools.permutations(row["tasks"], 2)) if named is None else [
             tuple(order) for pair in named for order in (pair.split("-"), pair.split("-")[::-1])]
-        channels = {task: tasks.TASKS[task].channels(split.classes) for task in run["tasks"]}
-        nets = {f"{source}_{target}": TransferNet(channels[source], channels[target], run["train"]["width"],
+        channels = {task: tasks.load(task).channels(split.classes) for task in row["tasks"]}
+        nets = {f"{source}_{target}": TransferNet(channels[source], channels[target], row["train"]["width"],
                                                   chosen["batch_norm"], chosen["wide"])
                 for source, target in self.pairs}
         self.nets = distributed.synchronised(
             torch.nn.ModuleDict(nets).to(device, memory_format=torch.channels_last), device)
-        self.bfloat16 = run["train"]["precision"] == "bfloat16"
-        self.transfers_optimiser = torch.optim.Adam(
-            self.nets.parameters(), run["train"]["lr"], (0.9, run["train"]["beta2"]),
-            fused=True) if self.pairs else None
-        self.apart, self.judged_images = 0.0, 0
+        self.bfloat16 = row["train"]["precision"] == "bfloat16"
+        # the network's Adam in all but the parameters, and Adam refuses an empty list
+        self.optimiser = torch.optim.Adam(self.nets.parameters(), row["train"]["lr"], (0.9, row["train"]["beta2"]),
+                                          fused=True) if self.pairs else None
 
-    def losses(self, predictions, targets):
-        """A loss a group, in the order of `predictions`."""
-        direct = {task: self.direct(task, x, targets) for task, x in predictions.items()}
-        distances = {pair: self.disagreement(pair[1], x, predictions, targets)
+    def __call__(self, step):
+        losses, logged = self.groups(step.predictions, step)
+        return objectives.Losses(losses, lambda predictions: self.groups(predictions, step)[0], logged=logged)
+
+    def groups(self, predictions, step):
+        """(a loss a group, in the order of `predictions`; {name: scalar} of what they are made of)."""
+        direct = {task: self.direct(task, x, step) for task, x in predictions.items()}
+        distances = {pair: self.disagreement(pair[1], x, predictions, step)
                      for pair, x in self.transferred(predictions, self.bfloat16).items()}
-        self.seen = {f"label_{task}": loss.detach() for task, loss in direct.items()} | {
+        logged = {f"label_{task}": loss.detach() for task, loss in direct.items()} | {
             f"transfer_{'_'.join(pair)}": loss.detach() for pair, loss in distances.items()}
         side = ("source", "target").index(self.consistency["group"])
         return [self.grouped(task, loss, [x for pair, x in distances.items() if pair[side] == task])
-                for task, loss in direct.items()]
+                for task, loss in direct.items()], logged
 
     def grouped(self, task, direct, distances):
         if not distances:
@@ -66,11 +68,11 @@ class Objective(supervised.Objective):
         share = self.consistency["lambda"][task]
         return (1 - share) * direct + share * sum(distances) / len(distances)
 
-    def direct(self, task, prediction, targets):
+    def direct(self, task, prediction, step):
         """The loss on the labels, of a direct prediction or of one that was transferred."""
         if task == "depth":
-            return self.depth(prediction, targets["depth"], targets, self.consistency["direct"])
-        return super().losses({task: prediction}, targets)[0]
+            return self.depth(prediction, step.targets["depth"], step, self.consistency["direct"])
+        return self.labels.losses({task: prediction}, step.targets)[0]
 
     def transferred(self, predictions, bfloat16=False):
         """{(source, target): what the source's prediction says of the target}, as the target's predictions are."""
@@ -79,75 +81,83 @@ class Objective(supervised.Objective):
             x = predictions[source]
             with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16):
                 raw = self.nets[f"{source}_{target}"](x)
-            found[source, target] = ACTIVATIONS[target](raw.to(torch.promote_types(raw.dtype, torch.float32)))
+            found[source, target] = tasks.load(target).activate(
+                raw.to(torch.promote_types(raw.dtype, torch.float32)))
         return found
 
-    def disagreement(self, task, transferred, predictions, targets):
+    def disagreement(self, task, transferred, predictions, step):
         """Of a transferred prediction from the task's direct one, which gets no gradient, or from its labels."""
         if self.consistency["targets"] == "labels":
-            return self.direct(task, transferred, targets)
+            return self.direct(task, transferred, step)
         direct = predictions[task].detach()
         if task == "depth":
-            return self.depth(transferred, direct, targets, self.consistency["depth"])
-        mask = tasks.valid(task, targets)
-        if task == "normal":
-            return between.over_pixels(1 - (transferred * direct).sum(1), mask, mask)
-        apart = between.kl(transferred, direct) if self.consistency["semantic"] == "kl" else between.cross(
+            return self.depth(transferred, direct, step, self.consistency["depth"])
+        mask = tasks.valid(task, step.targets)
+        if task != "semantic":
+            return between.over_pixels(tasks.load(task).apart(transferred, direct), mask, mask)
+        apart = tasks.load(task).apart(transferred, direct) if self.consistency["semantic"] == "kl" else between.cross(
             transferred, direct, self.consistency["smoothing"])
         everything = torch.ones_like(mask)
         return between.over_pixels(apart, everything if self.consistency["void"] == "keep" else mask,
                                    mask if self.consistency["void"] == "skip" else everything)
 
-    def depth(self, prediction, target, targets, kind):
-        mask = tasks.valid("depth", targets)
+    def depth(self, prediction, target, step, kind):
+        mask = tasks.valid("depth", step.targets)
         mask = torch.ones_like(mask) if self.consistency["holes"] == "keep" else mask
         if kind == "ssim":
-            return between.ssim(prediction, target, mask, self.part)
-        return between.depth(kind, prediction, target, mask, self.part)
+            return between.ssim(prediction, target, mask, step.batch_share)
+        return between.depth(kind, prediction, target, mask, step.batch_share)
 
-    # -- consistency energy, on the test images
+    def update(self, step):
+        if self.optimiser:
+            for group in self.optimiser.param_groups:
+                group["lr"] = step.lr
+            self.optimiser.step()
+            self.optimiser.zero_grad(set_to_none=True)
 
-    @torch.no_grad()
-    def judge(self, predictions):
-        self.nets.eval()
-        images = [between.energy(target, x, predictions[target]) for (_, target), x in
-                  self.transferred(predictions).items()]
-        self.apart = self.apart + torch.stack([x.sum() for x in images]) if images else 0.0
-        self.judged_images += len(next(iter(predictions.values())))
-        self.nets.train()
+    def extra_parameters(self):
+        return list(self.nets.parameters())
 
-    def judged(self):
-        """{"energy": mean over the pairs, and that of each pair}, a mean over images; nothing without a pair."""
-        if not self.pairs:
-            return {}
-        total = distributed.total(torch.cat([self.apart, self.apart.new_tensor([self.judged_images])]))
-        *each, images = total.tolist()
-        self.apart, self.judged_images = 0.0, 0
-        return {"energy": sum(each) / len(each) / images} | {
-            f"energy_{'_'.join(pair)}": x / images for pair, x in zip(self.pairs, each, strict=True)}
+    def buffers(self):
+        return list(self.nets.buffers())
 
-    # -- the nets' own optimiser, the network's Adam in all but the parameters
-
-    def follow(self, rate):
-        for group in self.transfers_optimiser.param_groups if self.pairs else ():
-            group["lr"] = rate
-
-    def step(self):
-        super().step()
-        if self.pairs:
-            self.transfers_optimiser.step()
-            self.transfers_optimiser.zero_grad(set_to_none=True)
+    def eval_metrics(self):
+        return Energy(self)
 
     def state_dict(self):
-        return super().state_dict() | {"transfers": self.nets.state_dict()} | (
-            {"transfers_optimiser": self.transfers_optimiser.state_dict()} if self.pairs else {})
+        return {"transfers": self.nets.state_dict(), "optimiser": self.optimiser.state_dict() if self.optimiser else {}}
 
     def load_state_dict(self, state):
-        super().load_state_dict(state)
         self.nets.load_state_dict(state["transfers"])
-        if self.pairs:
-            self.transfers_optimiser.load_state_dict(state["transfers_optimiser"])
+        if self.optimiser:
+            self.optimiser.load_state_dict(state["optimiser"])
 
     def describe(self):
         size = sum(p.numel() for p in self.nets.parameters())
-        return f"{super().describe()} + consistency by {len(self.pairs)} transfer nets ({size:,} parameters, dropped)"
+        return f"task losses + consistency by {len(self.pairs)} transfer nets ({size:,} parameters, dropped)"
+
+
+class Energy(objectives.EvalMetrics):
+    """Consistency energy over the test images: how far transferred predictions are from the direct ones."""
+
+    def __init__(self, objective):
+        self.objective, self.apart, self.images = objective, 0.0, 0
+
+    @torch.no_grad()
+    def update(self, predictions):
+        nets = self.objective.nets.eval()
+        apart = [tasks.load(target).energy(x, predictions[target]).sum() for (_, target), x in
+                 self.objective.transferred(predictions).items()]
+        self.apart = self.apart + torch.stack(apart) if apart else 0.0
+        self.images += len(next(iter(predictions.values())))
+        nets.train()
+
+    def results(self):
+        """{"energy": mean over the pairs, and that of each pair}, a mean over images; nothing without a pair."""
+        pairs = self.objective.pairs
+        if not pairs:
+            return {}
+        total = distributed.total(torch.cat([self.apart, self.apart.new_tensor([self.images])]))
+        *each, images = total.tolist()
+        return {"energy": sum(each) / len(each) / images} | {
+            f"energy_{'_'.join(pair)}": x / images for pair, x in zip(pairs, each, strict=True)}

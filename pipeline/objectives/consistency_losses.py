@@ -2,7 +2,7 @@
 2021, arXiv 2111.14122, and its released code).
 
 Predictions are those of `pipeline.tasks`; masks are (B, H, W) bool. Where several processes share a batch, each gets
-its images' part: `part` is their share of it, and counts of pixels are of the whole batch.
+its images' part: `batch_share` is their share of it, and counts of pixels are of the whole batch.
 """
 
 import torch
@@ -21,17 +21,17 @@ DIFFERENCE = {                      # of depths, by their absolute difference
 }
 
 
-def by_image(values, mask, part):
+def by_image(values, mask, batch_share):
     """values (B, H, W) -> the mean over images of the mean over an image's masked pixels, 0 where it has none."""
-    return part * (torch.where(mask, values, 0).sum((1, 2)) / mask.sum((1, 2)).clamp(min=1)).mean()
+    return batch_share * (torch.where(mask, values, 0).sum((1, 2)) / mask.sum((1, 2)).clamp(min=1)).mean()
 
 
-def depth(kind, prediction, target, mask, part):
+def depth(kind, prediction, target, mask, batch_share):
     """prediction, target (B, 1, H, W): `by_image` of DIFFERENCE[kind]."""
-    return by_image(DIFFERENCE[kind]((prediction - target).abs()[:, 0]), mask, part)
+    return by_image(DIFFERENCE[kind]((prediction - target).abs()[:, 0]), mask, batch_share)
 
 
-def ssim(prediction, target, mask, part):
+def ssim(prediction, target, mask, batch_share):
     """(1 - SSIM) / 2 in windows of 3x3 inside the image, invalid pixels 0 on both sides; summed over an image's windows
     and divided by its valid pixels, mean over images."""
     x, y = (torch.where(mask[:, None], values, 0) for values in (prediction, target))
@@ -40,7 +40,7 @@ def ssim(prediction, target, mask, part):
     similarity = (2 * mean_x * mean_y + C1) * (2 * covariance + C2) / (
         (mean_x.square() + mean_y.square() + C1) * (variances + C2))
     apart = ((1 - similarity) / 2).clamp(0, 1)
-    return part * (apart.sum((1, 2)) / mask.sum((1, 2)).clamp(min=1)).mean()
+    return batch_share * (apart.sum((1, 2)) / mask.sum((1, 2)).clamp(min=1)).mean()
 
 
 def over_pixels(values, mask, counted):
@@ -57,16 +57,3 @@ def cross(prediction, direct, smoothing):
         return loss
     least = smoothing / (prediction.shape[1] - 1)
     return (1 - smoothing - least) * loss - least * prediction.sum(1)
-
-
-def kl(prediction, direct):
-    """KL divergence (B, H, W) of the transferred distribution from the direct one, both log-probabilities."""
-    return (direct.exp() * (direct - prediction)).sum(1)
-
-
-def energy(task, transferred, direct):
-    """How far a transferred prediction is from the direct one, (B,), a mean over its pixels: classes, the KL divergence
-    of the transferred distribution over the number of classes; depth, the absolute difference; normals, 1 - cosine."""
-    apart = {"semantic": lambda x, y: kl(x, y) / x.shape[1], "depth": lambda x, y: (x - y).abs()[:, 0],
-             "normal": lambda x, y: 1 - (x * y).sum(1)}[task](transferred, direct)
-    return apart.double().mean((1, 2))

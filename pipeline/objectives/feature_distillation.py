@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 from kernels import feature_distance
 from models.adaptor import Adaptor
+from pipeline import objectives
 from pipeline.objectives import feature_losses, supervised
 from pipeline.runtime import distributed
 from pipeline.runtime.errors import UserError
@@ -24,53 +25,57 @@ from pipeline.runtime.prefetch import positions
 from pipeline.teachers import sources, store
 
 
-class Objective(supervised.Objective):
+class Objective(objectives.Composed):
+    def __init__(self, row, model, split, device):
+        distance = Distance(row, model, split, device)
+        super().__init__(supervised.Objective(row, model, split, device), distance)
+
+
+class Distance(objectives.Objective):
+    """The term of Eq. 4, with the adaptors and their optimiser; no task losses."""
     terms = ("distance",)
 
-    def __init__(self, run, model, split, device):
-        super().__init__(run, model, split, device)
-        method = run["method"]
-        self.taps, self.training, self.loss = method["taps"], run["adaptor"], method["loss"]
+    def __init__(self, row, model, split, device):
+        method = row["method"]
+        self.taps, self.training, self.loss = method["taps"], row["adaptor"], method["loss"]
         self.domains = split.domains
         self.goals = {tap: tap if method["towards"] == "own" else "last" for tap in self.taps}
         self.wanted = sorted(set(self.goals.values()))             # the teachers' taps
-        self.weights = torch.tensor([method["lambda"][task] for task in run["tasks"]], device=device)
+        self.weights = torch.tensor([method["lambda"][task] for task in row["tasks"]], device=device)
         channels = model.tap_channels                # a teacher is the student's architecture with one head
         self.adaptors = torch.nn.ModuleDict({
             f"{task}_{tap}": Adaptor(method["adaptor"], channels[tap], channels[goal], method["adaptor_init"])
-            for task in run["tasks"] for tap, goal in self.goals.items()
+            for task in row["tasks"] for tap, goal in self.goals.items()
         }).to(device)
         if self.loss == "cka" and distributed.size() > 1:
             raise UserError("`loss: cka` is of a whole batch, which several processes would share; set NPROC=1")
         batch_statistics = method["teacher_bn"] == "batch"
-        live = batch_statistics or not self.taps or not run["cacheable"]
-        self.sources = {task: sources.Live(run, task, split.classes, device, batch_statistics)
-                        if live else store.open_for(run, task, split, device) for task in run["tasks"]}
+        live = batch_statistics or not row["cacheable"]
+        self.sources = {task: sources.Live(row, task, split.classes, device, batch_statistics)
+                        if live else store.open_for(row, task, split, device) for task in row["tasks"]}
         # `none` has no parameters, and Adam refuses an empty list
         parameters = list(self.adaptors.parameters())
         self.optimiser = torch.optim.Adam(parameters, self.training["lr"], weight_decay=self.training["l2"],
                                           fused=True) if parameters else None
 
-    def __call__(self, index, image, predictions, features, targets):
-        losses = self.losses(predictions, targets)
-        rows = {task: self.rows(task, index, image.device) for task in self.sources}
-        taught = [source.batch(self.own(task, index), image if rows[task] is None else image[rows[task]], self.wanted)
-                  for task, source in self.sources.items()]
+    def __call__(self, step):
+        rows = {task: rows_of(self.domains.get(task), step.index, step.image.device) for task in self.sources}
+        teacher_outputs = [source.batch(self.own(task, step.index), of_rows(step.image, rows[task]), self.wanted)
+                           for task, source in self.sources.items()]
         total, distances = 0.0, 0.0
         for tap, goal in self.goals.items():
             adaptors = [self.adaptors[f"{task}_{tap}"] for task in self.sources]
-            maps = [features[task][tap] for task in self.sources]
-            maps = [x if rows[task] is None else x[rows[task]] for task, x in zip(self.sources, maps, strict=True)]
+            maps = [of_rows(step.features[task][tap], rows[task]) for task in self.sources]
             if tap != goal:
-                size = features[next(iter(self.sources))][goal].shape[2:]
+                size = step.features[next(iter(self.sources))][goal].shape[2:]
                 maps = [F.interpolate(adaptor(x), size, mode="bilinear") for adaptor, x in
                         zip(adaptors, maps, strict=True)]
             one, each = self.distance(maps, [None] * len(maps) if tap != goal else adaptors,
-                                      *zip(*(teacher[goal] for teacher in taught), strict=True))
+                                      *zip(*(outputs[goal] for outputs in teacher_outputs), strict=True))
             total, distances = total + one, distances + each
         names = [f"distance_{task}" for task in self.sources]
-        watched = dict(zip(names, self.part * self.weights * distances, strict=True))
-        return losses, {"distance": self.part * total}, watched | self.seen
+        return objectives.Losses([], terms={"distance": step.batch_share * total}, logged=dict(
+            zip(names, step.batch_share * self.weights * distances, strict=True)))
 
     def distance(self, maps, adaptors, teachers, energies):
         """One tap's sum over tasks of lambda D, differentiable, and every task's D (T,)."""
@@ -84,12 +89,6 @@ class Objective(supervised.Objective):
             prepared = prepared[0]
         return feature_distance(prepared, weights, teachers, energies, self.weights)
 
-    def rows(self, task, index, device):
-        """Positions in the batch of a task's own images, on the device without waiting for it; None: all of them."""
-        if not self.domains:
-            return None
-        return positions([i for i, image in enumerate(index) if image in self.domains[task]], device)
-
     def own(self, task, index):
         """The images of a batch that are labelled for a task."""
         return [image for image in index if image in self.domains[task]] if self.domains else index
@@ -98,10 +97,10 @@ class Objective(supervised.Objective):
         for task, source in self.sources.items():
             source.prefetch(self.own(task, index), self.wanted)
 
-    def step(self):
+    def update(self, step):
         if self.optimiser:
             if self.training["schedule"] == "cosine":
-                self.optimiser.param_groups[0]["lr"] = self.training["lr"] * (1 + math.cos(math.pi * self.progress)) / 2
+                self.optimiser.param_groups[0]["lr"] = self.training["lr"] * (1 + math.cos(math.pi * step.progress)) / 2
             distributed.total_gradients(self.adaptors.parameters())
             self.optimiser.step()
             self.optimiser.zero_grad(set_to_none=True)
@@ -116,5 +115,17 @@ class Objective(supervised.Objective):
             self.optimiser.load_state_dict(state["optimiser"])
 
     def describe(self):
-        return "task losses + feature distances; " + "; ".join(
-            f"{task}: {source.describe()}" for task, source in self.sources.items())
+        of_task = "; ".join(f"{task}: {source.describe()}" for task, source in self.sources.items())
+        return f"feature distances ({of_task})"
+
+
+def rows_of(domain, index, device):
+    """Positions in the batch of a task's own images, (b,) on the device without waiting for it; None: all of them.
+
+    domain: the images of the split that are labelled for the task, None where every image is.
+    """
+    return None if domain is None else positions([i for i, image in enumerate(index) if image in domain], device)
+
+
+def of_rows(x, rows):
+    return x if rows is None else x[rows]

@@ -7,41 +7,49 @@ are what is balanced; an epoch is selected by the labels' losses. `taps` other t
 is. Teachers run live for their predictions.
 """
 
-from pipeline import tasks
-from pipeline.objectives import feature_distillation
+from pipeline import objectives, tasks
+from pipeline.objectives import feature_distillation, supervised
 from pipeline.teachers import sources
 
 
-class Objective(feature_distillation.Objective):
-    def __init__(self, run, model, split, device):
-        super().__init__(run, model, split, device)
-        method = run["method"]
-        self.terms = ("distance",) if self.taps else ()
-        self.temperature, self.anneal = method["temperature"], method["anneal"]
-        self.teachers = [source if isinstance(source, sources.Live) else sources.Live(
-            run, task, split.classes, device) for task, source in self.sources.items()]
+class Objective(objectives.Composed):
+    def __init__(self, row, model, split, device):
+        distance = [feature_distillation.Distance(row, model, split, device)] if row["method"]["taps"] else []
+        shared = distance[0].sources if distance else {}           # a live teacher need not be loaded twice
+        super().__init__(Mixture(row, model, split, device, shared), *distance)
 
-    def __call__(self, index, image, predictions, features, targets):
-        self.taught = {teacher.task: self.predicted(teacher, index, image) for teacher in self.teachers}
-        above = super() if self.taps else super(feature_distillation.Objective, self)
-        return above.__call__(index, image, predictions, features, targets)
 
-    def predicted(self, teacher, index, image):
+class Mixture(objectives.Objective):
+    """The L_t above. `shared`: {task: where features are read}, of which the live teachers predict too."""
+
+    def __init__(self, row, model, split, device, shared):
+        method = row["method"]
+        self.labels = supervised.Objective(row, model, split, device)
+        self.temperature, self.anneal, self.domains = method["temperature"], method["anneal"], split.domains
+        self.teachers = {task: shared[task] if isinstance(shared.get(task), sources.Live) else sources.Live(
+            row, task, split.classes, device, method["teacher_bn"] == "batch") for task in row["tasks"]}
+
+    def __call__(self, step):
+        teacher_outputs = {task: self.predicted(task, teacher, step) for task, teacher in self.teachers.items()}
+        labels = step.progress if self.anneal == "linear" else 0.5
+
+        def mixed(predictions):
+            """(T mixtures, {name: scalar} of what they are mixed of)."""
+            losses = self.labels.losses(predictions, step.targets)
+            matched = tasks.matches(predictions, teacher_outputs, step.targets, self.temperature)
+            logged = {f"{kind}_{task}": x.detach() for kind, values in (("label", losses), ("match", matched))
+                      for task, x in zip(self.teachers, values, strict=True)}
+            return [labels * loss + (1 - labels) * match for loss, match in zip(losses, matched, strict=True)], logged
+        losses, logged = mixed(step.predictions)
+        return objectives.Losses(losses, lambda predictions: mixed(predictions)[0], logged=logged)
+
+    def predicted(self, task, teacher, step):
         """A teacher's predictions of a batch; zeros, which nothing reads, for the images of another domain."""
-        rows = self.rows(teacher.task, index, image.device)
+        rows = feature_distillation.rows_of(self.domains.get(task), step.index, step.image.device)
         if rows is None:
-            return teacher.predict(image)
-        own = teacher.predict(image[rows])
-        return own.new_zeros(len(image), *own.shape[1:]).index_copy(0, rows, own)
-
-    def losses(self, predictions, targets):
-        """The mixtures, by what the teachers said of this step's images."""
-        losses = super().losses(predictions, targets)
-        matched = tasks.matches(predictions, self.taught, targets, self.temperature)
-        self.seen = {f"{kind}_{task}": x.detach() for kind, values in (("label", losses), ("match", matched))
-                     for task, x in zip(self.taught, values, strict=True)}
-        labels = self.progress if self.anneal == "linear" else 0.5
-        return [labels * loss + (1 - labels) * match for loss, match in zip(losses, matched, strict=True)]
+            return teacher.predict(step.image)
+        own = teacher.predict(step.image[rows])
+        return own.new_zeros(len(step.image), *own.shape[1:]).index_copy(0, rows, own)
 
     def describe(self):
-        return f"predictions of live teachers, {super().describe()}"
+        return "task losses mixed with matches of live teachers' predictions"

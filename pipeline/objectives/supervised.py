@@ -1,46 +1,21 @@
 """The task losses alone: single-task networks, and every multi-task baseline."""
 
-import torch
+import functools
 
-from pipeline import tasks
+from pipeline import objectives, tasks
 
 
-class Objective:
-    terms = ()
-    progress = 0.0
-    part = 1.0
-    seen = {}
-    nets = torch.nn.Module()
+class Objective(objectives.Objective):
+    def __init__(self, row, model, split, device):
+        self.normal_mask = row["switches"]["normal_mask"]
 
-    def __init__(self, run, model, split, device):
-        self.normal_mask = run["switches"]["normal_mask"]
-
-    def __call__(self, index, image, predictions, features, targets):
-        return self.losses(predictions, targets), {}, self.seen
+    def __call__(self, step):
+        return objectives.Losses(self.losses(step.predictions, step.targets),
+                                 functools.partial(self.losses, targets=step.targets))
 
     def losses(self, predictions, targets):
+        """A loss a task on the labels, T scalars in the order of `predictions`."""
         return tasks.losses(predictions, targets, self.normal_mask)
-
-    def judge(self, predictions):
-        pass
-
-    def judged(self):
-        return {}
-
-    def follow(self, rate):
-        pass
-
-    def prefetch(self, index):
-        pass
-
-    def step(self):
-        pass
-
-    def state_dict(self):
-        return {}
-
-    def load_state_dict(self, state):
-        pass
 
     def describe(self):
         return "task losses"

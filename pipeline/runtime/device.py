@@ -1,6 +1,8 @@
 """Where a run computes, and that it computes the same twice."""
 
 import os
+import resource
+import sys
 
 import torch
 
@@ -50,3 +52,10 @@ def describe(where):
     """"NVIDIA H200, torch 2.11.0" or "cpu, 2 threads, torch 2.11.0"; before it "4 x " of four processes."""
     name = torch.cuda.get_device_name(where) if where.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
     return f"{f'{distributed.size()} x ' * (distributed.size() > 1)}{name}, torch {torch.__version__}"
+
+
+def peak_memory(where):
+    """Megabytes: of the GPU's allocator, or of this process."""
+    if where.type == "cuda":
+        return torch.cuda.max_memory_allocated(where) / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6

@@ -1,13 +1,13 @@
 """Networks for a run's row, and frozen single-task teachers read back from their finished runs."""
 
+import pathlib
+
 import torch
 
 import models
-from pipeline.config import params
-from pipeline.loop import checkpoint
-from pipeline.runtime import distributed
+from pipeline.runtime import distributed, files, row, weights
 from pipeline.runtime.errors import UserError
-from pipeline.tasks import TASKS
+from pipeline.tasks import heads
 
 
 def network(run, tasks, classes, device, begin=False):
@@ -15,24 +15,42 @@ def network(run, tasks, classes, device, begin=False):
 
     begin: with the weights that a training begins from, which `pretrained` fetches; else a file's replace them.
     """
-    channels = {task: TASKS[task].channels(classes) for task in tasks}
     options = {key: value for key, value in run["architecture"].items() if begin or key != "pretrained"}
     try:
-        built = models.load(run["model"], channels, run["train"]["width"], **options)
+        built = models.load(run["model"], heads(tasks, classes), run["train"]["width"], **options)
     except ValueError as mistake:
         raise UserError(f"`architectures.{run['model']}`: {mistake}") from None
     return distributed.synchronised(built.to(device, memory_format=torch.channels_last), device)
 
 
+def begin_from_parent(model, run):
+    """Give a network the last weights of the run that its own begins from, if it begins from one."""
+    if "parent" in run:
+        path = pathlib.Path(run["parent"]["folder"]) / "weights.pt"
+        model.load_state_dict(weights.read(path, f"run `dvc repro {row.address(run['parent'], run['parent']['group'])}`"
+                                           )["last"])
+
+
+def digests(run):
+    """Checksums of the weights that a run depends on: its teachers' and its parent's."""
+    above = [*run.get("teachers", {}).values(), *([run["parent"]] if "parent" in run else [])]
+    return [files.digest(pathlib.Path(one["folder"]) / "weights.pt") for one in above]
+
+
+def row_of(run, task):
+    """The teacher's own row: a student's row has those of its teachers, and a teacher is its own."""
+    return run["teachers"][task] if "teachers" in run else run
+
+
 def weights_file(run, task):
-    return params.folder(run["suite"], run["model"], task, run["seed"]) / "weights.pt"
+    return pathlib.Path(row_of(run, task)["folder"]) / "weights.pt"
 
 
 def load(run, task, classes, device):
     """One task's frozen teacher in eval mode, at the epoch that `features.teacher` names."""
-    path = weights_file(run, task)
-    states = checkpoint.read_weights(path, f"run `dvc checkout --force {path}`, or `dvc repro --force -s "
-                                           f"{params.stage_of(run, 'teacher', task)}`")
-    teacher = network(run, [task], classes, device)
+    own, path = row_of(run, task), weights_file(run, task)
+    states = weights.read(path, f"run `dvc checkout --force {path}`, or `dvc repro --force -s "
+                                f"{row.address(own, 'teacher')}`")
+    teacher = network(own, [task], classes, device)
     teacher.load_state_dict(states[run["features"]["teacher"]])
     return teacher.requires_grad_(False).eval()

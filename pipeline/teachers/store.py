@@ -24,8 +24,8 @@ import torch
 
 from kernels.packing import normalise, pack, unpack
 from pipeline import data
-from pipeline.config import params
-from pipeline.runtime import distributed, files
+from pipeline.options import code
+from pipeline.runtime import distributed, files, row
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.progress import Line
 from pipeline.teachers import networks, sources
@@ -39,21 +39,20 @@ PARITY = {"float32": (0.999999, 1e-6), "float16": (0.999999, 1e-3), "uint8": (0.
 
 
 def manifest_file(run, task):
-    return pathlib.Path(f"out/{run['suite']}/features/{run['model']}-s{run['seed']}/{task}.json")
+    own = networks.row_of(run, task)
+    return pathlib.Path(f"out/{own['suite']}/features/{own['model']}-s{own['seed']}/{task}.json")
 
 
 def identity(run, task):
     """The directory's name: everything that decides the features' bytes."""
-    path = networks.weights_file(run, task)
+    path, own = networks.weights_file(run, task), networks.row_of(run, task)
     try:
         weights = files.digest(path)
     except FileNotFoundError:
-        raise UserError(f"{path} is not there; run `dvc repro {params.stage_of(run, 'teacher', task)}`") from None
+        raise UserError(f"{path} is not there; run `dvc repro {row.address(own, 'teacher')}`") from None
     facts = {"weights": weights, "features": run["features"], "preprocessing": "image / 255",
-             "data": data.fingerprint(data.load_manifest(run["suite"])), "batch_norm": "running",
-             "code": {file: files.digest(files.PROJECT / file) for file in (
-                 "pipeline/teachers/store.py", "pipeline/teachers/networks.py", "models/network.py", "models/segnet.py",
-                 f"models/{run['model']}.py", "kernels/packing.py")}}
+             "data": data.fingerprint(data.load_manifest(own["data"]["folder"])), "batch_norm": "running",
+             "code": code.digest([__name__, f"models.{own['model']}"])}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -196,10 +195,10 @@ def load_bulk(run, task, split):
         tracked = json.loads(path.read_text())["identity"]
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         raise UserError(f"{path} is missing or damaged; run `dvc repro --force "
-                      f"{params.stage_of(run, 'features', task)}`") from None
+                      f"{row.address(networks.row_of(run, task), 'features')}`") from None
     if tracked != name:
         raise UserError(f"{path} is stale: it belongs to features {tracked}, teacher and data now call for {name}; run "
-                      f"`dvc repro {params.stage_of(run, 'features', task)}`")
+                      f"`dvc repro {row.address(networks.row_of(run, task), 'features')}`")
     try:
         manifest = json.loads((BULK / name / "manifest.json").read_text())
     except (FileNotFoundError, ValueError):

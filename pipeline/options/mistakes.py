@@ -3,7 +3,9 @@
 import difflib
 from typing import get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
+
+from pipeline.runtime.errors import UserError
 
 # What pydantic adds to tell the kinds of a value apart; no keys of the file.
 TAGS = ("constrained-int", "int", "Pair", "[key]")
@@ -24,11 +26,25 @@ def nearest(word, known):
     return f"; did you mean `{close[0]}`?" if close else ""
 
 
-def sentence(mistake, tree):
-    """One pydantic error under the model `tree` as a sentence: the key, the value found and what would be right."""
+def resolved(model, options, where):
+    """Options as their own pydantic model has them, its defaults filled in; `UserError` in one sentence."""
+    try:
+        return model(**(options or {}))
+    except ValidationError as mistake:
+        first = min(mistake.errors(), key=lambda error: error["type"] != "extra_forbidden")
+        raise UserError(sentence(first, model, where)) from None
+    except TypeError:
+        raise UserError(f"`{where}` is {options!r}; it should hold keys and values") from None
+
+
+def sentence(mistake, tree, above=""):
+    """One pydantic error under the model `tree` as a sentence: the key, the value found and what would be right.
+
+    above: where in the file the model's own keys stand.
+    """
     where = [part for i, part in enumerate(mistake["loc"])
              if part not in TAGS and not (i == 2 and mistake["loc"][0] == "methods")]     # there stands the objective
-    key, value, kind = ".".join(map(str, where)), mistake["input"], mistake["type"]
+    key, value, kind = ".".join(map(str, [*[above] * bool(above), *where])), mistake["input"], mistake["type"]
     if kind == "extra_forbidden":
         known = keys_at(tree, mistake["loc"][:-1])
         return f"unknown key `{key}`{nearest(where[-1], known)} (known here: {', '.join(known)})"
@@ -43,8 +59,7 @@ def sentence(mistake, tree):
         return unknown(value["objective"], f"{key}.objective",
                        mistake["ctx"]["expected_tags"].replace("'", "").split(", "))
     if isinstance(value, str) and kind in ("float_type", "int_type") and is_number(value):
-        return (f"`{key}` is the text {value!r} to PyYAML though a number to DVC; "
-                f"write {with_point(value)} (with a point before the e)")
+        return f"`{key}` is the text {value!r}; write {value} without quotes"
     return f"`{key}` is {value!r}; {mistake['msg'][0].lower()}{mistake['msg'][1:]}"
 
 
@@ -54,12 +69,6 @@ def is_number(text):
     except ValueError:
         return False
     return True
-
-
-def with_point(text):
-    digits, _, power = text.lower().partition("e")
-    digits = digits if "." in digits else f"{digits}.0"
-    return f"{digits}e{power if power[:1] in '+-' else '+' + power}" if power else digits
 
 
 def keys_at(annotation, path):

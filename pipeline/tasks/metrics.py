@@ -1,8 +1,10 @@
-"""The metric table (KD4MTL, Tables 1 to 3, in their order) and Delta_MTL; no torch, so that tables need none."""
+"""The metric table, as the tasks' files state it, and Delta_MTL; no torch, so that tables need none."""
 
 from math import nan
 from statistics import fmean
 from typing import NamedTuple
+
+from pipeline import tasks
 
 
 class Metric(NamedTuple):
@@ -10,21 +12,29 @@ class Metric(NamedTuple):
     title: str  # as in the paper's tables
     unit: str
     better: int  # +1 higher is better, -1 lower
+    digits: int = 2  # printed behind the point of a value below 5; from there on two are
+    # `evaluate` alone measures it, not training after every epoch: it has no column in curve.csv, and a number only
+    # under the rules whose epoch's weights are kept, `last` and `train_loss`
+    costly: bool = False
 
 
-METRICS = {
-    "miou_pct": Metric("semantic", "mIoU", "%", +1),
-    "pix_acc_pct": Metric("semantic", "Pix Acc", "%", +1),
-    "abs_err": Metric("depth", "Abs Err", "m or 1/65535", -1),
-    "rel_err": Metric("depth", "Rel Err", "", -1),
-    "angle_mean_deg": Metric("normal", "Mean", "deg", -1),
-    "angle_median_deg": Metric("normal", "Median", "deg", -1),
-    "within_11_25_pct": Metric("normal", "<11.25", "%", +1),
-    "within_22_5_pct": Metric("normal", "<22.5", "%", +1),
-    "within_30_pct": Metric("normal", "<30", "%", +1),
-    "digits_acc_pct": Metric("digits", "Digits", "%", +1),
-    "characters_acc_pct": Metric("characters", "Characters", "%", +1),
-}
+def of(names):
+    """{key: `Metric`} of these tasks, in their order and in that of their files. A key is of one task."""
+    found = {}
+    for task in names:
+        for key, stated in tasks.facts(task).metrics.items():
+            if key in found:
+                raise ValueError(f"{found[key].task} and {task} both have a metric {key!r}; rename one of them.")
+            found[key] = Metric(task, **stated)
+    return found
+
+
+METRICS = of(tasks.names())
+
+
+def first(task):
+    """The key of the task's first metric that training looks at: the one that is shown where there is room for one."""
+    return next(key for key, metric in of([task]).items() if not metric.costly)
 
 
 def train_loss(line, tasks):
@@ -41,7 +51,7 @@ def delta_m(metrics, single, names=None):
     if unknown := [key for key in names or () if key not in METRICS]:
         raise ValueError(f"A metric is one of {', '.join(METRICS)}. Found {', '.join(unknown)}.")
     gains = {}
-    for key in METRICS if names is None else names:
+    for key in metrics if names is None else names:
         if key in metrics and key in single:
             m, s = metrics[key], single[key]
             gains.setdefault(METRICS[key].task, []).append(METRICS[key].better * (m - s) / s if s else nan)

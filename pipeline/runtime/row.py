@@ -1,0 +1,49 @@
+"""A run's row, as `pipeline.rows` wrote it: all that a verb knows of the parameters."""
+
+import json
+import pathlib
+
+import yaml
+
+from pipeline.runtime.errors import UserError
+
+
+def read(verb, suite, *place):
+    """The row of a verb: `read("train", "rooms", "student", "segnet-ours-s0")`; `UserError` with the remedy."""
+    path = pathlib.Path(f"out/{suite}/rows", verb, *place[:-1], f"{place[-1]}.yaml")
+    try:
+        return yaml.load(path.read_text(), yaml.CSafeLoader)
+    except FileNotFoundError:
+        raise UserError(f"{path} is not there; `python -m pipeline.rows {suite}` writes the rows that params.yaml "
+                        f"names{there(path)}") from None
+    except yaml.YAMLError as mistake:
+        raise UserError(f"{path} is damaged ({' '.join(str(mistake).split())}); run `python -m pipeline.rows {suite}`"
+                        ) from None
+
+
+def there(path):
+    """What stands where the row should, in a few words."""
+    names = sorted(file.stem for file in path.parent.glob("*.yaml"))
+    return f"; there are {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}" if names else ""
+
+
+def address(row, verb):
+    """The DVC stage of a verb, or of a group, about a row."""
+    return f"{row['dvc']}{verb}@{row['model']}-{row['name']}-{row['seed']}"
+
+
+def found(file, model):
+    """The trial that a search picked for a network."""
+    try:
+        return json.loads(pathlib.Path(file).read_text())[model]
+    except (OSError, ValueError, KeyError, TypeError) as mistake:
+        raise UserError(f"{file} names no lambda of {model} ({mistake}); run `make search-lambda`") from None
+
+
+def searched(row):
+    """The row with the lambda that a search has found in place of the file that holds it."""
+    if "from" not in row["method"].get("lambda", ()):
+        return row
+    trial = found(row["method"]["lambda"]["from"], row["model"])
+    values = dict(zip(row["tasks"], map(float, trial.split("-")), strict=True))
+    return row | {"method": row["method"] | {"lambda": values}}

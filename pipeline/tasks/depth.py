@@ -1,0 +1,47 @@
+"""Depth in metres, or on Cityscapes inverse depth in stored units; 0 where it is not known."""
+
+import torch
+
+from pipeline.tasks import base, counts
+
+TARGET = "depth"
+UNCUT = True
+METRICS = {
+    "abs_err": {"title": "Abs Err", "unit": "m or 1/65535", "better": -1, "digits": 4},
+    "rel_err": {"title": "Rel Err", "unit": "", "better": -1, "digits": 4},
+}
+COLOUR = "#c8553d"
+
+
+class Task(base.Task):
+    """Predictions and targets (B, 1, H, W)."""
+
+    def loss(self, prediction, targets, normal_mask):
+        return base.masked_mean(self.apart(prediction, targets["depth"]), self.mask(targets))
+
+    def apart(self, prediction, other):
+        return (prediction - other).abs()[:, 0]
+
+    def zoom(self, target, scale, how):
+        """What is nearer looks larger: depth is divided by the scale, inverse depth multiplied."""
+        if not how["zoom_depth"]:
+            return target
+        s = scale[:, None, None, None].to(target)
+        return target * s if how["inverse_depth"] else target / s
+
+    def measure(self, prediction, targets, channels, official_batch):
+        """Columns: valid pixels, sum of |d - d*|, sum of |d - d*| / d*."""
+        target, valid = targets["depth"][:, 0].double(), self.valid(targets["depth"])
+        error = (prediction[:, 0].double() - target).abs()
+        images = counts.image_sums(
+            valid, *(torch.where(valid, counts.fixed(e), 0) for e in (error, error / target)))
+        return images, images[:0, 0]
+
+    def summarise(self, images, pooled, channels, official_batch):
+        batches = [counts.totals(batch.tolist()) for batch in images.split(official_batch)]
+        return counts.means([errors(*sums) for sums in batches]), errors(*counts.totals(batches))
+
+
+def errors(pixels, absolute, relative):
+    """Sums over so many pixels, in fixed point, -> means."""
+    return [absolute / pixels / counts.FIXED, relative / pixels / counts.FIXED] if pixels else [counts.NAN] * 2

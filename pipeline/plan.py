@@ -118,7 +118,7 @@ def outdated(suites=()):
 
 @contextlib.contextmanager
 def read_only():
-    """DVC without two costs that a reader of its graph need not pay; measured, they are 40 % of `make plan`.
+    """DVC without two costs that a reader of its graph need not pay.
 
     It parses the same ${...} again for every stage of a group, and it writes .dvc/tmp/rwlock twice for every stage,
     which guards files that a stage is about to write.

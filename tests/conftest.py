@@ -168,3 +168,14 @@ def use_dvc(folder):
     shutil.copy(ROOT / ".dvc/config", folder / ".dvc")
     (folder / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
     shutil.copy(ROOT / ".dvcignore", folder)
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A copy of the project, without its tests, as the working folder."""
+    for name in ("pipeline", "models", "kernels"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "dvc.lock"))
+    for name in ("params.yaml", "dvc.yaml", "Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    enter(tmp_path, monkeypatch)
+    return tmp_path

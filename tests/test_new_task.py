@@ -1,12 +1,20 @@
 """A new dense task is a file of its own, what its data set's reader gives, and a row: a toy one goes all the way, from
 its target to the table, in a copy of the project to which two files are added."""
 
+import ast
 import json
-import shutil
+import re
 
-from conftest import ROOT, change, command, folder_of, shipped, smoke
+import numpy as np
+import pytest
+import torch
+from checklists import added, blocks, counted, files, steps, told, touched, words
+from conftest import change, command, folder_of, shipped, smoke
 
+from pipeline import tasks
 from pipeline.loop.curve import read
+from pipeline.tasks import base
+from pipeline.tasks.metrics import Metric
 
 SHADE = '''"""How bright a pixel is, of a grey image; 0 where it is not known."""
 
@@ -41,7 +49,8 @@ class Task(base.Task):
 
     def summarise(self, images, pooled, channels, official_batch):
         batches = [counts.totals(batch.tolist()) for batch in images.split(official_batch)]
-        means = [[total / pixels / counts.FIXED] for pixels, total in (*batches, counts.totals(batches))]
+        sums = (*batches, counts.totals(batches))
+        means = [[total / pixels / counts.FIXED if pixels else counts.NAN] for pixels, total in sums]
         return counts.means(means[:-1]), means[-1]
 
     def measure_costly(self, prediction, targets, channels, official_batch):
@@ -107,28 +116,18 @@ prepare.montage("rooms")
 '''
 
 
-def files(root):
-    """{path: text} of the code under a root."""
-    return {str(file.relative_to(root)): file.read_text() for name in ("pipeline", "models", "kernels")
-            for file in (root / name).rglob("*") if file.is_file() and file.suffix != ".pyc"}
-
-
-def test_a_file_a_reader_and_a_row_are_all_it_takes(tmp_path, monkeypatch):
+def test_a_file_a_reader_and_a_row_are_all_it_takes(checkout):
     """One test, since the run behind it is tens of seconds."""
-    for name in ("pipeline", "models", "kernels"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "params.yaml").write_text(smoke(shipped("rooms")))
+    (checkout / "params.yaml").write_text(smoke(shipped("rooms")))
     change(*ROWS)
-    (tmp_path / "pipeline/tasks/shade.py").write_text(SHADE)
-    (tmp_path / "pipeline/data/shaded.py").write_text(READER)
-    done = command(code=RUN, cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    before = files(checkout)
+    (checkout / "pipeline/tasks/shade.py").write_text(SHADE)
+    (checkout / "pipeline/data/shaded.py").write_text(READER)
+    done = command(code=RUN, cwd=checkout, PYTHONPATH=str(checkout))
     assert done.returncode == 0, done.stdout + done.stderr
 
     # -- the files touched
-    before, after = files(ROOT), files(tmp_path)
-    touched = {name for name in before.keys() | after if before.get(name) != after.get(name)}
-    assert touched == {"pipeline/tasks/shade.py", "pipeline/data/shaded.py"}
+    assert touched(before, files(checkout)) == {"pipeline/tasks/shade.py", "pipeline/data/shaded.py"}
 
     # -- it trains under every objective, and tasks that no run has are not imported
     assert "imported: semantic shade\n" in done.stdout
@@ -141,14 +140,14 @@ def test_a_file_a_reader_and_a_row_are_all_it_takes(tmp_path, monkeypatch):
         assert not [column for column in curve[0] if "shade_worst" in column]
 
     # -- a costly metric is `evaluate`'s alone
-    kept = json.loads((tmp_path / "out/rooms/metrics/baseline/segnet-uniform-s0.json").read_text())
+    kept = json.loads((checkout / "out/rooms/metrics/baseline/segnet-uniform-s0.json").read_text())
     for rule, protocols in kept["rules"].items():
         for values in protocols.values():
             assert ("shade_worst" in values) == (rule in ("last", "train_loss"))
             assert values["shade_err"] <= values.get("shade_worst", 1e9)
 
     # -- it stands in the table, with its digits, and is drawn
-    header, _, *lines = [line.split("|")[1:-1] for line in (tmp_path / "out/tables/table2.md").read_text().split(
+    header, _, *lines = [line.split("|")[1:-1] for line in (checkout / "out/tables/table2.md").read_text().split(
         "## ")[1].splitlines() if line.startswith("|")]
     titles = [cell.strip() for cell in header]
     assert titles[2:-1] == ["mIoU", "Pix Acc", "Shade Err", "Shade Worst", "Delta_MTL"] and len(lines) == 4
@@ -156,4 +155,55 @@ def test_a_file_a_reader_and_a_row_are_all_it_takes(tmp_path, monkeypatch):
         error, worst = (line[titles.index(title)].strip() for title in ("Shade Err", "Shade Worst"))
         assert len(error.split(".")[1]) == 3 and len(worst.split(".")[1]) == 2
     for file in ("out/rooms/montage.png", "out/figures/rooms-segnet-ours-s0.png"):
-        assert (tmp_path / file).read_bytes()[:4] == b"\x89PNG"
+        assert (checkout / file).read_bytes()[:4] == b"\x89PNG"
+
+
+def methods(code):
+    """{name: its code} of the functions and methods of a module."""
+    return {node.name: ast.unparse(node) for node in ast.walk(ast.parse(code)) if isinstance(node, ast.FunctionDef)}
+
+
+def test_a_task():
+    """Its block has the facts and the methods that a task needs, and measures what it says; tests/test_new_task.py
+    takes the same task, with a costly metric more, as far as the table."""
+    first = steps("task")[0]
+    block, = blocks(first)
+    counted("task", block, "", "")
+    assert added("task") == ["pipeline/tasks/<name>.py"]
+    assert "`tests/test_new_task.py` is this checklist as a test" in words(steps("task")[-1])
+
+    # -- facts and methods: those that must be there, under their names, and those that may
+    space = {}
+    exec(compile(block, "the page's task", "exec"), space)
+    stated = {name: value for name, value in space.items() if name.isupper()}
+    assert {"TARGET", "METRICS", "COLOUR"} <= stated.keys() <= {field.upper() for field in tasks.Facts._fields}
+    own = {name for name, value in vars(space["Task"]).items() if callable(value)}
+    assert own == base.Task.__abstractmethods__ and len(own) == 4 and "These four methods must be there" in first
+    offered = told(first, r"The others have a default in `pipeline/tasks/base.py`: (.*?)\. ")
+    assert all(hasattr(base.Task, name) for name in re.findall(r"`(\w+)`", offered))
+    page, whole = methods(block), methods(SHADE)
+    assert page.keys() <= whole.keys() and all(page[name] == whole[name] for name in ("loss", "apart", "measure"))
+    kept = {}
+    exec(SHADE, kept)
+    assert all(kept[name] == space[name] for name in ("TARGET", "COLOUR"))
+    assert all(kept["METRICS"][key] == value for key, value in space["METRICS"].items())
+
+    # -- loss and metrics, of five images in batches of two, the third batch without a valid pixel
+    task = space["Task"](tasks.Facts("shade", **{name.lower(): value for name, value in stated.items()}))
+    metric, = (Metric(task="shade", **value) for value in space["METRICS"].values())
+    assert metric.better == -1 and task.channels({}) == 1
+    draw = torch.Generator().manual_seed(0)
+    target = torch.rand(5, 1, 4, 6, generator=draw) + 0.1
+    target[torch.rand(target.shape, generator=draw) < 0.3] = 0
+    target[4] = 0
+    prediction = torch.rand(5, 1, 4, 6, generator=draw, requires_grad=True)
+    valid, error = target != 0, (prediction - target).abs()
+    loss = task.loss(prediction, {"shade": target}, "own")
+    assert torch.allclose(loss, error[valid].mean())
+    loss.backward()
+    assert (prediction.grad[~valid] == 0).all() and (prediction.grad[valid] != 0).all()
+    images, pooled = task.measure(prediction.detach(), {"shade": target}, 1, 2)
+    official, dataset = task.summarise(images, pooled, 1, 2)
+    means = [error[first:first + 2][valid[first:first + 2]].mean().item() for first in (0, 2)]
+    assert official == pytest.approx([np.mean(means)], rel=1e-5)
+    assert dataset == pytest.approx([error[valid].mean().item()], rel=1e-5)

@@ -14,7 +14,7 @@ REPRO = $(if $(filter-out 1,$(JOBS)),python -m pipeline.parallel $(JOBS),dvc rep
 run = targets=$$(python -m pipeline.config.targets $(1)) && $(REPRO) $$targets
 .PHONY: help setup params tables toy search-lambda quirks prepare teacher features baseline wide student ablation \
         derived refined evaluate figures smoke suites leftovers montage dag plan bench bench-dag bench-step \
-        bench-consistency bench-store kernels kernels-versions test test-slow test-lower-bounds lint clean
+        bench-consistency bench-store gpu kernels kernels-versions test test-slow test-lower-bounds lint clean
 
 help:  ## list the words
 	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## / { printf "  make %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -88,6 +88,9 @@ bench-consistency: $(READY)  ## what consistency's losses add to a step, beside 
 	@python -m pipeline.bench.consistency
 bench-store: $(READY)  ## write and read the feature store beside the disk and memory it stands on
 	@python -m pipeline.bench.store
+gpu:  ## on a GPU: check, measure and train, 7 minutes at most; LIMIT=240 NYUV2=folder PARTS=abc MORE=1
+	@python3 -m pipeline.bench.gpu $(if $(LIMIT),seconds=$(LIMIT)) $(if $(PARTS),parts=$(PARTS)) \
+	    $(if $(NYUV2),nyuv2=$(NYUV2)) $(if $(OUT),out=$(OUT)) $(if $(MORE),more)
 kernels: $(READY)  ## compile every kernel for sm_80, sm_90 and sm_100, no GPU needed; a spill fails
 	@python -m kernels.compile
 kernels-versions: $(READY)  ## the same with each Triton that is tried, installed under .work: a line a version

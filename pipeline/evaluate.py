@@ -90,9 +90,9 @@ def energies(curve, rules, epochs):
 def inference_ms(model, split, where):
     """Median milliseconds of a forward pass on one image, which lies on the device already."""
     image, warm_ups = split.batch([0])[0], WARM_UPS[where.type]
-    torch.use_deterministic_algorithms(False)          # in which bilinear resizing on CUDA takes another, slower way
+    torch.set_deterministic_debug_mode("default")      # in which bilinear resizing on CUDA takes another, slower way
     took = [timed(model, image, where) for _ in range(warm_ups + PASSES)]
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")
     return statistics.median(took[warm_ups:])
 
 

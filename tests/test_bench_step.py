@@ -30,11 +30,11 @@ def test_every_variant_is_checked_timed_and_measured(capsys, monkeypatch):
         step.main(*WORDS)
     out = capsys.readouterr().out
     assert end.value.code == 0 and "check: passed" in out
-    rows = re.findall(r"^  (.+?) +([\d.]+) +([\d.]+) +([\d.]+)x +([\d.]+) +(-?[\d.]+)%$", out, re.M)
-    assert [row[0] for row in rows] == list(step.VARIANTS[:-1])
+    rows = re.findall(r"^  (.+?) +([\d.]+) +([\d.]+) +([\d.]+)x +([\d.]+) +(-?[\d.]+)% +-$", out, re.M)
+    assert [row[0] for row in rows] == step.EAGER
     assert all(float(value) > 0 for row in rows for value in row[1:5])
     ratios = re.findall(r"^  (plain / cached|cached KD / uniform), .* ([\d.]+)x$", out, re.M)
-    assert len(ratios) == 5 and all(float(value) > 0 for _, value in ratios)
+    assert len(ratios) == 6 and all(float(value) > 0 for _, value in ratios)
     assert len(re.findall(r"[\d.]+% of its step$", out, re.M)) == 3
 
 
@@ -44,7 +44,8 @@ def test_no_speed_comes_from_wrong_features(capsys, monkeypatch):
     def perturbed(*arguments):
         return {tap: (stored * 1.01, energy) for tap, (stored, energy) in right(*arguments).items()}
     monkeypatch.setattr(sources.Cached, "batch", perturbed)
-    monkeypatch.setattr(step, "peaks", lambda names, *_: dict.fromkeys(names, 1.0))
+    monkeypatch.setattr(step, "made", lambda names, *of: (
+        dict.fromkeys(names, 1.0), {name: step.make(name, *of) for name in names}))
     with pytest.raises(SystemExit) as end:
         step.main(*WORDS)
     out, err = capsys.readouterr()
@@ -53,9 +54,9 @@ def test_no_speed_comes_from_wrong_features(capsys, monkeypatch):
 
 
 def test_words():
-    assert step.asked(()) == (["segnet", "mtan"], [2, 8], (288, 384), 1.0, 3, False)
+    assert step.asked(()) == (["segnet", "mtan"], [2, 8], (288, 384), 1.0, 3, [])
     assert step.asked(("mtan", "batch=4", "batch=1", "size=96x128", "width=0.25", "rounds=5", "compiled")) == (
-        ["mtan"], [4, 1], (96, 128), 0.25, 5, True)
+        ["mtan"], [4, 1], (96, 128), 0.25, 5, ["compiled"])
 
 
 @pytest.mark.parametrize("word", ["resnet", "batch=", "batch=0", "size=288", "width=-1", "segnet=1", "rounds"])

@@ -25,6 +25,7 @@ def trunk_of(model, image, precision):
         return model.features, "eager"
     if asked == "graphs" and image.device.type != "cuda":
         return fallback(model, asked, "CUDA graphs need a GPU")
+    torch.use_deterministic_algorithms(True)             # tells the compiler too
     from torch._functorch import config
     config.donated_buffer = False                        # balancers go backward more than once
     features = torch.compile(model.features, mode=MODES[asked])

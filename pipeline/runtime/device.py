@@ -19,7 +19,7 @@ def pick():
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("DEVICE is 'cuda' but torch finds no GPU; set DEVICE=cpu")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")      # use_deterministic_algorithms would import the compiler: seconds
     # NaN-filling every fresh tensor is for debugging and costs a pass over memory
     torch.utils.deterministic.fill_uninitialized_memory = False
     cuda = name == "cuda" or (name == "auto" and torch.cuda.is_available())

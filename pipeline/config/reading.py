@@ -13,6 +13,8 @@ import yaml
 
 from pipeline.runtime.errors import UserError
 
+LONGEST = 300              # digits of a whole number
+
 
 class Loader(yaml.CSafeLoader):
     """PyYAML's safe loader with the scalars of YAML 1.2's core schema."""
@@ -30,8 +32,12 @@ for tag, pattern, first in (
         tag == "null"))
 
 
-def octal(loader, node):
+def integer(loader, node):
     text = loader.construct_scalar(node)
+    if re.match(r"[-+]?0[0-9]", text):
+        raise refused(f"{text} is octal to some readers of YAML, not to others; write it without the leading 0", node)
+    if len(text) > LONGEST:
+        raise refused(f"a number has {len(text)} digits; {LONGEST} are the most", node)
     return int(text, 8) if text.startswith("0o") else int(text, 16) if text.startswith("0x") else int(text)
 
 
@@ -39,15 +45,21 @@ def mapping(loader, node):
     """DVC refuses a key that stands twice; PyYAML would take the last without a word."""
     found = {}
     for key_node, value_node in node.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise refused("a list or a mapping is a key; keys are text", key_node)
         key = loader.construct_object(key_node, deep=True)
         if key in found:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+            raise refused(f"the key {key!r} stands twice", key_node)
         found[key] = loader.construct_object(value_node, deep=True)
     return found
 
 
+def refused(what, node):
+    return yaml.constructor.ConstructorError(None, None, what, node.start_mark)
+
+
 Loader.add_constructor("tag:yaml.org,2002:map", mapping)
-Loader.add_constructor("tag:yaml.org,2002:int", octal)
+Loader.add_constructor("tag:yaml.org,2002:int", integer)
 Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(
     re.sub(r"\.(inf|nan)", r"\1", loader.construct_scalar(node).lower())))
 
@@ -55,13 +67,15 @@ Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(
 def read(file):
     """A file's mapping with text keys. `UserError` for one that is missing, is no YAML or has an alias."""
     try:
-        text = file.read_text()
+        payload = file.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{file} is not here; run from the root of the project") from None
+    try:
+        return copy.deepcopy(parsed(file, payload.decode()))
     except UnicodeDecodeError as mistake:
-        raise UserError(f"{file} is no text ({mistake.reason} at byte {mistake.start}); take it from the repository "
-                        "again") from None
-    return copy.deepcopy(parsed(file, text))
+        line = payload.count(b"\n", 0, mistake.start) + 1
+        raise UserError(f"{file}, line {line}, has a byte that is no UTF-8 (0x{payload[mistake.start]:02x}, at byte "
+                        f"{mistake.start}); save the file as UTF-8") from None
 
 
 def text(tree):
@@ -80,9 +94,11 @@ def parsed(file, text):
     try:
         for event in yaml.parse(text, Loader):
             refuse_alias(file, event)
+            refuse_tag(file, event)
         tree = yaml.load(text, Loader)
     except yaml.YAMLError as mistake:
-        raise UserError(f"{file} is not YAML: {' '.join(str(mistake).split())}") from None
+        said = " ".join(str(mistake).replace('in "<unicode string>", ', "at ").split())
+        raise UserError(f"{file} is not YAML as DVC reads it: {said}") from None
     if not isinstance(tree, dict):
         raise UserError(f"{file} holds no keys; take the file from the repository again")
     return {str(key): value for key, value in tree.items()}
@@ -96,3 +112,9 @@ def refuse_alias(file, event):
         raise UserError(f"{file}, line {event.start_mark.line + 1}, has `{what}`; DVC's -S writes old values through "
                         "aliases, anchors and merge keys, so write `like: <method>` in a method, or a `default` beside "
                         "the models of a protocol")
+
+
+def refuse_tag(file, event):
+    """DVC keeps a tag and what it makes of a value, or stops at it; no parameter needs one."""
+    if tag := getattr(event, "tag", None):
+        raise UserError(f"{file}, line {event.start_mark.line + 1}, has the tag `{tag}`; write the value without it")

@@ -5,6 +5,7 @@ parameters. Nothing volatile is in them (no device, no commit), so that a row ch
 """
 
 import itertools
+import pathlib
 
 from pipeline import tasks
 from pipeline.config import caption, checks, params
@@ -49,7 +50,7 @@ def folder(chosen, group, model, row, seed):
 
 def dvc(chosen):
     """What stands before the names of a suite's stages where DVC is given one."""
-    file = params.pathlib.Path(chosen.params_file)
+    file = pathlib.Path(chosen.params_file)
     return "" if file == params.TOP else f"{file.parent}/dvc.yaml:"
 
 
@@ -149,7 +150,7 @@ def printed(chosen, verb, name):
     shown = chosen.printed[name]
     groups = {group: chosen.groups()[group] for group in shown.rows}
     models = shown.models or list(dict.fromkeys(model for group in groups.values() for model in group.models))
-    paper = read(params.pathlib.Path(chosen.paper))
+    paper = read(pathlib.Path(chosen.paper))
     comparable = readers.comparable(chosen.data, data(chosen)["options"])
     table = {"suite": chosen.suite, "name": name, "word": word(name), "heading": shown.heading,
              "tasks": list(chosen.tasks),

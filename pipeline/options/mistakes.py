@@ -64,11 +64,12 @@ def sentence(mistake, tree, above=""):
 
 
 def is_number(text):
+    """Whether YAML 1.2 takes a text for a number once its quotes are gone; Python's `1_0` it does not."""
     try:
         float(text)
     except ValueError:
         return False
-    return True
+    return "_" not in text
 
 
 def keys_at(annotation, path):

@@ -2,7 +2,8 @@
 
 The direction with the same cosine to every gradient, x = pinv(U) 1 with U the unit gradients, times the sum of the
 gradients' projections on it. Of the Gramian alone, with the cosines C: x = sum (C^-1 1)_t u_t. `preference` takes the
-place of the 1: the cosines are in proportion to it.
+place of the 1: the cosines are in proportion to it. Where no direction has them, as with two opposed gradients, the
+update is zero.
 """
 
 import torch
@@ -28,5 +29,7 @@ class Balancer(balancers.Balancer):
         y = (vectors * inverse[..., None, :] @ (vectors.mT @ wanted[..., None]))[..., 0]
         along = (cosines @ y[..., None])[..., 0]
         length = (y * along).sum(-1, keepdim=True)
-        factor = torch.where(length > 0, (norms * along).sum(-1, keepdim=True) / length, 0)
+        # the part of `wanted` that some direction can have; of one that has none, rounding leaves a little
+        reached = along.norm(dim=-1, keepdim=True) > TOLERANCE * wanted.norm(dim=-1, keepdim=True)
+        factor = torch.where(reached, (norms * along).sum(-1, keepdim=True) / length, 0)
         return factor * y / unit

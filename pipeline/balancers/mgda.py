@@ -91,6 +91,7 @@ def line(first, between, second):
 
 
 def onto_simplex(y):
+    y = y - y.max()                # the nearest point stays, and a 1 is still seen beside numbers of 1e18
     falling = np.sort(y)[::-1]
     shifts = (falling.cumsum() - 1) / np.arange(1, len(y) + 1)
     return np.maximum(y - shifts[falling > shifts][-1], 0)

@@ -96,7 +96,7 @@ def write(folder, manifest, splits):
         manifest["domains"] |= {split: ends} if (ends := domains(arrays)) else {}
         manifest["sha256"] |= {f"{split}/{kind}.npy": files.digest(root / split / f"{kind}.npy")
                                for kind in arrays}
-    (root / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    files.write(root / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
 
 
 def domains(arrays):

@@ -11,6 +11,7 @@ import shutil
 import sys
 
 from pipeline.config import reading, resolve
+from pipeline.runtime import files
 from pipeline.runtime.errors import run
 
 
@@ -19,8 +20,7 @@ def main(suite):
     folder = pathlib.Path(f"out/{suite}/rows")
     shutil.rmtree(folder, ignore_errors=True)
     for name, row in rows.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(reading.text(row))
+        files.write(folder / name, reading.text(row).encode())
     print(f"{folder}: {len(rows)} rows")
 
 

@@ -16,6 +16,7 @@ import sys
 
 from pipeline import table
 from pipeline.loop.curve import text
+from pipeline.runtime import files
 from pipeline.runtime.errors import UserError, run
 from pipeline.runtime.row import found, read
 from pipeline.tasks import metrics
@@ -31,8 +32,8 @@ def pick(row):
     lines, folder = trace(row), pathlib.Path(f"out/{row['suite']}")
     best = {model: max((line for line in lines if line["model"] == model), key=score)["trial"]
             for model in row["models"]}
-    (folder / "trace.csv").write_text(text(lines))
-    (folder / "lambda.json").write_text(json.dumps(best, indent=1) + "\n")
+    files.write(folder / "trace.csv", text(lines).encode())
+    files.write(folder / "lambda.json", (json.dumps(best, indent=1) + "\n").encode())
     for model, trial in best.items():
         print(f"{model}: lambda {told(row['trials'][trial])} of {len(row['trials'])} trials")
 

@@ -17,6 +17,7 @@ import statistics
 import sys
 
 from pipeline.config.caption import RULES
+from pipeline.runtime import files
 from pipeline.runtime.errors import UserError, run
 from pipeline.runtime.row import read as read_row
 from pipeline.tasks import metrics
@@ -62,11 +63,10 @@ def origin(runs):
 
 def write(name, heading, said, parts, cells, more=None):
     """The four formats of one table: what is said of it, its printed parts, its cells in long form."""
-    OUT.mkdir(parents=True, exist_ok=True)
     document = {"table": name, "caption": said, **(more or {}), "cells": cells}
     for suffix, text in (("json", json.dumps(document, indent=1) + "\n"), ("csv", as_csv(cells)),
                          ("md", as_markdown(heading, said, parts)), ("tex", as_tex(said, parts))):
-        (OUT / f"{name}.{suffix}").write_text(text)
+        files.write(OUT / f"{name}.{suffix}", text.encode())
     print(f"{OUT}/{name}.md, .csv, .json, .tex")
 
 

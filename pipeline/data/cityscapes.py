@@ -233,7 +233,7 @@ def _from_png(kind, path, options):
     try:
         with Image.open(path) as file:
             stored = np.array(file)                        # 16-bit grey is uint16, or int32 before Pillow 10
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} is damaged ({error}): copy it again") from None
     if kind == "image":
         return stored / np.float32(255)

@@ -1,8 +1,12 @@
 """Files that survive kill -9: written beside, flushed, renamed. No torch, so that a verb without it starts at once."""
 
+import contextlib
 import hashlib
 import os
 import pathlib
+import shutil
+
+from pipeline.runtime.errors import UserError
 
 WORK = pathlib.Path(".work")
 PROJECT = pathlib.Path(__file__).resolve().parents[2]
@@ -11,18 +15,27 @@ PROJECT = pathlib.Path(__file__).resolve().parents[2]
 def write(path, payload):
     """Replace `path` by `payload` (bytes) atomically: readers and a kill see the old file or the new one.
 
-    Of several processes that torchrun started, rank 0 writes.
+    Of several processes that torchrun started, rank 0 writes. `UserError` where the disk is full or refuses; what was
+    written beside goes, so that it does not keep the disk full.
     """
     if os.environ.get("RANK", "0") != "0":
         return
     path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".tmp")
-    with open(beside, "wb") as file:
-        file.write(payload)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(beside, "wb") as file:
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as mistake:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        there = next(folder for folder in path.resolve().parents if folder.exists())
+        raise UserError(f"{path} cannot be written ({mistake.strerror}): it needs {len(payload):,} bytes, "
+                        f"{shutil.disk_usage(there).free:,} are free; make room, or allow writing there, and give the "
+                        "same command again") from None
 
 
 def digest(path):

@@ -31,13 +31,9 @@ def main(suite):
     kinds = {kind: reader.KINDS[kind] for kind in ("image", *tasks.of_kinds(reader.KINDS))}
     if hasattr(reader, "check"):
         reader.check(options, counts)
+    check_room(row, kinds, sum(count for count in counts.values() if isinstance(count, int)))    # before all are named
     names = {split: reader.ids(split, count, options) for split, count in counts.items()}
-    needed = sum(map(len, names.values())) * sum(
-        math.prod(data.shape(kind, size)) * np.dtype(kept).itemsize for kind, kept in kinds.items())
-    free = shutil.disk_usage(".").free
-    if needed > free:
-        raise UserError(f"the prepared data need {needed:,} bytes but the disk has {free:,} free; make room or "
-                      f"lower `protocols.{row['protocol']}.data.train` of the suite {suite}")
+    check_room(row, kinds, sum(map(len, names.values())))
     for split in names:
         reader.read(split, names[split][0], size, options)      # a wrong size or scale is told before the work
     classes = reader.classes(options)
@@ -48,6 +44,15 @@ def main(suite):
                 "moments": reader.moments(options) if hasattr(reader, "moments") else {}}
     write(row["data"]["folder"], manifest, {split: (names[split], lambda i, split=split: coded(
         reader.read(split, names[split][i], size, options))) for split in names})
+
+
+def check_room(row, kinds, images):
+    """`UserError` unless the disk has room for so many prepared images."""
+    size = row["data"]["height"], row["data"]["width"]
+    needed = images * sum(math.prod(data.shape(kind, size)) * np.dtype(kept).itemsize for kind, kept in kinds.items())
+    if needed > (free := shutil.disk_usage(".").free):
+        raise UserError(f"the prepared data need {needed:,} bytes but the disk has {free:,} free; make room or "
+                        f"lower `protocols.{row['protocol']}.data.train` of the suite {row['suite']}")
 
 
 def coded(sample):

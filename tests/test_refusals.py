@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -9,9 +10,11 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, command
+from conftest import ROOT, change, command, run
 
 import pipeline
+from pipeline import prepare, train
+from pipeline.config import params
 from pipeline.runtime import files
 from pipeline.runtime.errors import UserError
 
@@ -74,3 +77,39 @@ def test_other_mistakes_keep_their_traceback(capsys):
         pipeline.tell(KeyError, mistake, mistake.__traceback__)
     assert "Traceback" in capsys.readouterr().err
     assert command(code="import pipeline, sys; print(sys.excepthook is sys.__excepthook__)").stdout == "True\n"
+
+
+TOO_MUCH = {          # what no machine or no float32 can hold, and what is said of it before work
+    "lambda": ("lambda: {semantic: 1.0", "lambda: {semantic: 1.0e+39", "lambda.semantic` is 1e+39; input should be"),
+    "rate": ("lr: 1.0e-3", "lr: 1.0e+300", "lr` is 1e+300"),
+    "temperature": ("temperature: 1.0", "temperature: 1.0e+300", "temperature` is 1e+300"),
+    "cold": ("temperature: 1.0", "temperature: 1.0e-300", "temperature` is 1e-300"),
+    "batch": ("batch: 4", "batch: 1000000000", "batch` is 1000000000; input should be less than or equal to 65536"),
+    "official-batch": ("official_batch: 2", "official_batch: 1000000000", "`official_batch` is 1000000000"),
+    "images": ("train: 8, test: 4", f"train: {10**30}, test: 4", f"data.train` is {10**30}"),
+    "epochs": ("epochs: 2,", f"epochs: {10**12},", f"epochs` is {10**12}")}
+
+
+@pytest.mark.parametrize("name", TOO_MUCH)
+def test_more_than_can_run_is_refused_by_make_params(name, folder):
+    old, new, said = TOO_MUCH[name]
+    change((old, new))
+    with pytest.raises(UserError, match=re.escape(said)):
+        params.load("rooms")
+
+
+def test_images_for_which_there_is_no_room_are_refused_before_they_are_named(folder):
+    change(("train: 8, test: 4", "train: 100000000, test: 4"))
+    begun = time.monotonic()
+    with pytest.raises(UserError, match="the prepared data need .* lower `protocols.smoke.data.train`"):
+        run(prepare, "rooms")
+    assert time.monotonic() - begun < 5
+
+
+def test_a_batch_of_one_image_that_cannot_be_normalised_is_refused(folder):
+    """ResNet's deepest map of 32x32 images is one pixel, so batch norm would have one number a channel."""
+    change(("height: 32, width: 64", "height: 32, width: 32"), ("epochs: 2, batch: 4", "epochs: 2, batch: 1"),
+           suite="xtask_rooms")
+    run(prepare, "xtask_rooms")
+    with pytest.raises(UserError, match="a batch of 1 image is too small for resnet at 32x32 .*raise `batch`"):
+        run(train, "xtask_rooms", "teacher", "resnet", "semantic", "0")

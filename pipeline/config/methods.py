@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from pipeline.config.schema import AdaptorTraining, SomeSwitches
-from pipeline.options.types import Name, NonNegative, Positive, Section, once
+from pipeline.options.types import Name, NonNegative, Section, once
 
 
 class Balanced(Section):
@@ -82,7 +82,7 @@ class FeatureDistillation(Balanced):
 class PredictionDistillation(FeatureDistillation):
     objective: Literal["prediction_distillation"]
     taps: list[Name]
-    temperature: Positive
+    temperature: Annotated[float, Field(ge=1e-3, le=1e3)]
     anneal: Literal["linear", "none"]
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.options.types import BelowOne, Count, Name, Natural, NonNegative, Positive, Section, Share, once
+from pipeline.options.types import Batch, BelowOne, Count, Name, Natural, NonNegative, Positive, Section, Share, once
 
 Rule = Literal["last", "last10", "median20", "train_loss", "best_test"]
 Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)]
@@ -29,7 +29,7 @@ class Images(Section):
 
 class Training(Section):
     epochs: Count
-    batch: Count
+    batch: Batch
     lr: Positive
     beta2: BelowOne = 0.999                              # Adam's
     schedule: Literal["constant", "step", "onecycle"]
@@ -148,7 +148,7 @@ class Suite(Section):
     data: Name
     seeds: Seeds
     selection: Rule
-    official_batch: Count
+    official_batch: Batch
     teacher: Group
     baseline: Group
     wide: Group

@@ -1,5 +1,6 @@
 """Which images an epoch's steps see, in which order: a function of the row's seed and the epoch."""
 
+import copy
 import math
 
 import torch
@@ -36,6 +37,8 @@ def check_enough(batches, train, test, row, model):
         raise UserError(f"{len(train)} training images are less than a batch of {row['train']['batch']}; lower `batch` "
                       "of the protocol in force, or set `drop_last: false`")
     processes, smallest = distributed.size(), min(map(len, batches))
+    if smallest == 1:
+        check_alone(train, row, model)
     if processes > 1 and train.domains:
         raise UserError(f"NPROC is {processes}, but batches of {' and '.join(train.domains)} are not shared; "
                         "set NPROC=1")
@@ -47,3 +50,14 @@ def check_enough(batches, train, test, row, model):
     chunks = math.ceil(len(test) / row["switches"]["official_batch"])
     if chunks < processes:
         raise UserError(f"{processes} processes share {chunks} batches of the test set; lower NPROC")
+
+
+def check_alone(train, row, model):
+    """`UserError` where the network cannot train on one image: batch norm has nothing to average over at 1x1."""
+    with torch.random.fork_rng(), torch.no_grad():
+        try:
+            copy.deepcopy(model).train().features(train.batch([0])[0])
+        except ValueError as mistake:
+            raise UserError(f"a batch of 1 image is too small for {row['model']} at {train.size[0]}x{train.size[1]} "
+                            f"({mistake}); raise `batch` of the protocol in force, or set `switches.drop_last: true` "
+                            "where only the last one is that small") from None

@@ -6,11 +6,13 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 # Names of rows, networks and suites become parts of file and stage names.
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*(-[a-z0-9_]+)*$")]
-Count = Annotated[int, Field(ge=1)]
-Natural = Annotated[int, Field(ge=0)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# The upper ends leave room for whatever can run, and out what cannot: float32 ends at 3e38, memory sooner.
+Count = Annotated[int, Field(ge=1, le=10**8)]
+Batch = Annotated[int, Field(ge=1, le=2**16)]
+Natural = Annotated[int, Field(ge=0, lt=2**63)]
+Finite = Annotated[float, Field(ge=-1e30, le=1e30, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, le=1e30, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, le=1e30, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]

@@ -26,7 +26,7 @@ from pipeline.loop.curve import read
 from pipeline.loop.measure import measure
 from pipeline.runtime import device, files, weights
 from pipeline.runtime.errors import UserError, run
-from pipeline.runtime.row import address
+from pipeline.runtime.row import address, redo
 from pipeline.runtime.row import read as read_row
 from pipeline.tasks.metrics import METRICS, delta_m, of, train_loss
 from pipeline.teachers import networks
@@ -40,10 +40,10 @@ def main(suite, group, model_name, name, seed):
     title = f"{model_name}-{name}-s{seed}"
     row = read_row("evaluate", suite, group, title)
     folder = pathlib.Path(row["folder"])
-    redo = f"run `dvc checkout --force {folder}/weights.pt`, or `dvc repro --force -s {address(row, group)}`"
+    remedy = redo(folder, address(row, group))
     where = device.pick()
-    curve, cost = read(folder, redo)
-    states = weights.read(folder / "weights.pt", redo)
+    curve, cost = read(folder, remedy)
+    states = weights.read(folder / "weights.pt", redo(folder / "weights.pt", address(row, group)))
     rules, epochs = selected(curve, row["tasks"])
     split = Split(row["data"]["folder"], "test", where, row["tasks"])
     model = networks.network(row, row["tasks"], split.classes, where)
@@ -53,7 +53,7 @@ def main(suite, group, model_name, name, seed):
         if epoch not in seen:
             model.load_state_dict(states[rule])
             seen[epoch] = measure(model, split, row["tasks"], row["switches"]["official_batch"], where, costly=True)
-        compare(title, rule, seen[epoch], rules[rule], redo)
+        compare(title, rule, seen[epoch], rules[rule], remedy)
         rules[rule] = seen[epoch]
     energy = {"energy": energies(curve, rules, epochs)} if "energy" in curve[0] else {}
     cost |= {"inference_ms": inference_ms(model, split, where)}
@@ -110,7 +110,7 @@ def timed(model, image, where):
     return begun.elapsed_time(ended)
 
 
-def compare(title, rule, again, seen, redo):
+def compare(title, rule, again, seen, remedy):
     """`UserError` where a metric that training saw is another now; the costly ones are new."""
     for protocol, values in again.items():
         for name, value in values.items():
@@ -118,7 +118,7 @@ def compare(title, rule, again, seen, redo):
                 continue
             if abs(value - seen[protocol][name]) > TOLERANCE * max(abs(seen[protocol][name]), 1):
                 raise UserError(f"{title}: the {rule} weights give {protocol} {name} {value:.6g}, training saw "
-                              f"{seen[protocol][name]:.6g}; weights.pt and curve.csv are not of one run; {redo}")
+                              f"{seen[protocol][name]:.6g}; weights.pt and curve.csv are not of one run; {remedy}")
 
 
 def commit():

@@ -17,7 +17,7 @@ from pipeline import tasks
 from pipeline.loop.curve import read
 from pipeline.runtime import files
 from pipeline.runtime.errors import UserError, run
-from pipeline.runtime.row import address
+from pipeline.runtime.row import address, redo
 
 KINDS = {"loss": "task loss", "distance": "lambda x feature distance", "match": "mismatch of predictions"}
 
@@ -28,7 +28,7 @@ def main(*suites):
         row = yaml.load(file.read_text(), yaml.CSafeLoader)
         folder = pathlib.Path(row["folder"])
         if (not suites or row["suite"] in suites) and "teachers" in row and (folder / "curve.csv").exists():
-            curve, _ = read(folder, f"run `dvc repro --force -s {address(row, row['group'])}`")
+            curve, _ = read(folder, redo(folder, address(row, row["group"])))
             for suffix, payload in draw(curve, row).items():
                 path = f"out/figures/{row['suite']}-{folder.name}.{suffix}"
                 files.write(path, payload)

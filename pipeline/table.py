@@ -19,6 +19,7 @@ import sys
 from pipeline.config.caption import RULES
 from pipeline.runtime import files
 from pipeline.runtime.errors import UserError, run
+from pipeline.runtime.row import of_suite, redo
 from pipeline.runtime.row import read as read_row
 from pipeline.tasks import metrics
 from pipeline.tasks.metrics import METRICS, delta_m
@@ -80,7 +81,9 @@ def read(file):
     try:
         return json.loads(file.read_text())
     except ValueError as mistake:
-        raise UserError(f"{file} is damaged ({mistake}); remove it and run the same make word again") from None
+        suite, _, group, _ = file.parts[1:]
+        stage = of_suite(suite, f"evaluate-{group}@{'-'.join(file.stem.rsplit('-s', 1))}")
+        raise UserError(f"{file} is damaged ({mistake}); {redo(file, stage)}") from None
 
 
 def printed(table, row):

@@ -1,5 +1,6 @@
 """Real stages under real DVC: a killed repro goes on, the run cache still works, a mistake stops with its sentence."""
 
+import json
 import os
 import pathlib
 import re
@@ -119,3 +120,46 @@ def test_an_experiment_trains_the_epochs_that_it_is_told(tmp_path):
     assert "epoch 3/3" in done.stdout
     assert len((project / "out/rooms/baseline/segnet-uniform-s0/curve.csv").read_text().splitlines()) == 1 + 3
     assert "      default: {epochs: 3," in (project / "params.yaml").read_text()
+
+
+DAMAGED = {          # an output, the verb that meets the damage
+    "data/train/depth.npy": ("train", "baseline", "segnet", "uniform", "0"),
+    "data/manifest.json": ("train", "baseline", "segnet", "uniform", "0"),
+    "teacher/segnet-depth-s0/weights.pt": ("features", "teacher", "segnet", "depth", "0"),
+    "baseline/segnet-uniform-s0/weights.pt": ("evaluate", "baseline", "segnet", "uniform", "0"),
+    "baseline/segnet-uniform-s0/curve.csv": ("evaluate", "baseline", "segnet", "uniform", "0"),
+    "baseline/segnet-uniform-s0/cost.json": ("evaluate", "baseline", "segnet", "uniform", "0"),
+    "features/segnet-s0/depth.json": ("train", "student", "segnet", "ours", "0"),
+    "metrics/baseline/segnet-uniform-s0.json": ("table", "table2"),
+    "rows/train/baseline/segnet-uniform-s0.yaml": ("train", "baseline", "segnet", "uniform", "0")}
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    folder = project_in(tmp_path_factory.mktemp("short"), 2)
+    said, code = finish(folder, TABLE)
+    assert code == 0, said
+    return folder
+
+
+@pytest.mark.parametrize("output", DAMAGED)
+def test_the_remedy_that_a_message_names_mends_what_is_damaged(short, output):
+    """The file is cut short with its time kept, so that DVC is not told; the remedy is taken from the message."""
+    verb, *words = DAMAGED[output]
+    file = short / "out/rooms" / output
+    before, kept = file.read_bytes(), file.stat()
+    os.chmod(file, 0o644)
+    file.write_bytes(before[:len(before) // 2])
+    os.utime(file, ns=(kept.st_atime_ns, kept.st_mtime_ns))
+    environment = os.environ | {"PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"}
+    met = subprocess.run([sys.executable, "-m", f"pipeline.{verb}", "rooms", *words], cwd=short, text=True,
+                         capture_output=True, env=environment)
+    assert met.returncode == 2 and met.stderr.startswith("error: ") and "Traceback" not in met.stderr, met.stderr
+    remedy = re.search(r"run `([^`]+)`", met.stderr)[1]
+    mended = subprocess.run(remedy, shell=True, cwd=short, text=True, capture_output=True, env=environment)
+    assert mended.returncode == 0, mended.stdout + mended.stderr
+    after = file.read_bytes()
+    timed = output.endswith(("cost.json", "metrics/baseline/segnet-uniform-s0.json"))          # seconds differ
+    assert after == before or (timed and json.loads(after).keys() == json.loads(before).keys())
+    said, code = finish(short, TABLE)
+    assert code == 0, said

@@ -207,13 +207,13 @@ def test_missing_or_damaged_inputs_are_named(copy):
     weights = folder_of("rooms", "segnet", "semantic") / "weights.pt"
     good = weights.read_bytes()
     weights.write_bytes(good[:1000])
-    with pytest.raises(UserError, match=r"weights.pt is damaged .*repro --force -s teacher@segnet-semantic-0"):
+    with pytest.raises(UserError, match=r"weights.pt is damaged .*weights.pt; dvc repro -s teacher@segnet-semantic-0"):
         run(features, "rooms", "teacher", "segnet", "semantic", "0")
     weights.unlink()
     with pytest.raises(UserError, match="weights.pt is not there; run `dvc repro teacher@segnet-semantic-0`"):
         run(features, "rooms", "teacher", "segnet", "semantic", "0")
     pathlib.Path("out/rooms/data/train/depth.npy").write_bytes(b"x")
-    with pytest.raises(UserError, match="depth.npy cannot be read .*dvc repro --force prepare"):
+    with pytest.raises(UserError, match="depth.npy cannot be read .*rm -rf out/rooms/data; dvc repro -s prepare"):
         Split("out/rooms/data", "train", torch.device("cpu"))
     pathlib.Path("out/rooms/data/manifest.json").unlink()
     with pytest.raises(UserError, match="run `dvc repro prepare`"):

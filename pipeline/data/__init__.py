@@ -25,6 +25,7 @@ import numpy as np
 
 from pipeline import tasks
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.row import of_suite, read, redo
 
 KINDS = {"image": np.uint8, "label": np.int8, "depth": np.float16, "normal": np.float16}       # of rooms
 
@@ -43,15 +44,15 @@ def load_manifest(folder):
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
-        raise UserError(f"{path} is not there; run `dvc repro {stage(path)}`") from None
+        raise UserError(f"{path} is not there; run `dvc repro {stage(folder)}`") from None
     except ValueError as mistake:
-        raise UserError(f"{path} is damaged ({mistake}); run `dvc repro --force {stage(path)}`") from None
+        raise UserError(f"{path} is damaged ({mistake}); {redo(folder, stage(folder))}") from None
 
 
-def stage(path):
-    """The stage that has prepared a file below out/<suite>/data, as DVC takes it."""
-    suite = pathlib.Path("pipeline/suites") / path.parts[path.parts.index("data") - 1]
-    return f"{suite}/dvc.yaml:prepare" if suite.exists() else "prepare"
+def stage(folder):
+    """The stage that prepares a folder out/<suite>/data, as DVC takes it."""
+    suite = pathlib.Path(folder).parent.name
+    return of_suite(suite, "hold-out" if "held_out" in read("prepare", suite, "data") else "prepare")
 
 
 def fingerprint(manifest):
@@ -65,8 +66,13 @@ def open_array(path, wanted, kind):
         # copy-on-write, because torch wants writable memory; nothing is ever written
         array = np.load(path, mmap_mode="c")
     except (OSError, ValueError, EOFError) as mistake:
-        raise UserError(f"{path} cannot be read ({mistake}); run `dvc repro --force {stage(path)}`") from None
+        raise UserError(f"{path} cannot be read ({mistake}); {remedy(path)}") from None
     if array.shape != wanted or array.dtype != kind:
-        raise UserError(f"{path} is {array.dtype} {array.shape}, expected {kind} {wanted}; run `dvc repro --force "
-                        f"{stage(path)}`")
+        raise UserError(f"{path} is {array.dtype} {array.shape}, expected {kind} {wanted}; {remedy(path)}")
     return array
+
+
+def remedy(path):
+    """What mends an array of prepared data, out/<suite>/data/<split>/<kind>.npy."""
+    folder = pathlib.Path(path).parents[1]
+    return redo(folder, stage(folder))

@@ -12,11 +12,14 @@ def read(verb, suite, *place):
     """The row of a verb: `read("train", "rooms", "student", "segnet-ours-s0")`; `UserError` with the remedy."""
     path = pathlib.Path(f"out/{suite}/rows", verb, *place[:-1], f"{place[-1]}.yaml")
     try:
-        return yaml.load(path.read_text(), yaml.CSafeLoader)
+        row = yaml.load(path.read_text(), yaml.CSafeLoader)
+        if not isinstance(row, dict) or "code" not in row:            # every row ends with it
+            raise yaml.YAMLError("it ends too early")
+        return row
     except FileNotFoundError:
         raise UserError(f"{path} is not there; `python -m pipeline.rows {suite}` writes the rows that params.yaml "
                         f"names{there(path)}") from None
-    except yaml.YAMLError as mistake:
+    except (yaml.YAMLError, UnicodeDecodeError) as mistake:
         raise UserError(f"{path} is damaged ({' '.join(str(mistake).split())}); run `python -m pipeline.rows {suite}`"
                         ) from None
 
@@ -25,6 +28,17 @@ def there(path):
     """What stands where the row should, in a few words."""
     names = sorted(file.stem for file in path.parent.glob("*.yaml"))
     return f"; there are {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}" if names else ""
+
+
+def redo(path, stage):
+    """The remedy for an output that is missing or damaged: DVC restores it from its cache, or makes it again."""
+    return f"run `rm -rf {path}; dvc repro -s {stage}`"
+
+
+def of_suite(suite, stage):
+    """A stage of a suite as DVC takes it."""
+    folder = pathlib.Path("pipeline/suites", suite)
+    return f"{folder}/dvc.yaml:{stage}" if folder.exists() else stage
 
 
 def address(row, verb):

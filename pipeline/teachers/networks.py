@@ -26,9 +26,9 @@ def network(run, tasks, classes, device, begin=False):
 def begin_from_parent(model, run):
     """Give a network the last weights of the run that its own begins from, if it begins from one."""
     if "parent" in run:
-        path = pathlib.Path(run["parent"]["folder"]) / "weights.pt"
-        model.load_state_dict(weights.read(path, f"run `dvc repro {row.address(run['parent'], run['parent']['group'])}`"
-                                           )["last"])
+        parent, path = run["parent"], pathlib.Path(run["parent"]["folder"]) / "weights.pt"
+        remedy = row.redo(path, row.address(parent, parent["group"]))
+        model.load_state_dict(weights.read(path, remedy)["last"])
 
 
 def digests(run):
@@ -49,8 +49,7 @@ def weights_file(run, task):
 def load(run, task, classes, device):
     """One task's frozen teacher in eval mode, at the epoch that `features.teacher` names."""
     own, path = row_of(run, task), weights_file(run, task)
-    states = weights.read(path, f"run `dvc checkout --force {path}`, or `dvc repro --force -s "
-                                f"{row.address(own, 'teacher')}`")
+    states = weights.read(path, row.redo(path, row.address(own, "teacher")))
     teacher = network(own, [task], classes, device)
     teacher.load_state_dict(states[run["features"]["teacher"]])
     return teacher.requires_grad_(False).eval()

@@ -194,8 +194,8 @@ def load_bulk(run, task, split):
     try:
         tracked = json.loads(path.read_text())["identity"]
     except (FileNotFoundError, ValueError, TypeError, KeyError):
-        raise UserError(f"{path} is missing or damaged; run `dvc repro --force "
-                      f"{row.address(networks.row_of(run, task), 'features')}`") from None
+        raise UserError(f"{path} is missing or damaged; "
+                        f"{row.redo(path, row.address(networks.row_of(run, task), 'features'))}") from None
     if tracked != name:
         raise UserError(f"{path} is stale: it belongs to features {tracked}, teacher and data now call for {name}; run "
                       f"`dvc repro {row.address(networks.row_of(run, task), 'features')}`")

@@ -1,10 +1,11 @@
 """`make bench`: check every operation against the reference, then time it beside eager torch and torch.compile.
 
-    python -m kernels.bench [WORD ...]      only the cases whose line has every word
+    python -m kernels.bench [seconds=N] [WORD ...]      only the cases whose line has every word
 
-All ways of a case take turns in one run; the median is printed, with bytes a second over the bytes that have to be
-moved (`kernels.cases`), the share of the bandwidth of a plain copy, and the peak of memory above what was held before.
-Numbers of an operation that fails its check are not printed, and the exit status is 1.
+With `seconds`, no case begins later than that, and what was left out is named. All ways of a case take turns in one
+run; the median is printed, with bytes a second over the bytes that have to be moved (`kernels.cases`), the share of the
+bandwidth of a plain copy, and the peak of memory above what was held before. Numbers of an operation that fails its
+check are not printed, and the exit status is 1.
 """
 
 import ctypes
@@ -12,6 +13,7 @@ import datetime
 import functools
 import gc
 import itertools
+import math
 import pathlib
 import statistics
 import subprocess
@@ -20,31 +22,39 @@ import time
 
 import torch
 
-from kernels import cases, dispatch, reference
+from kernels import cases, dispatch, figures, reference
 from kernels.packing import unpack
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SECONDS = 4.0              # of each way of a case on the CPU
 LEAST = 5                  # calls, however long they take
+REPLAYED = "fused, replayed"         # from a CUDA graph: what the device takes, without the host's part of a launch
 
 
 def main(*words):
+    limits = [float(word.partition("=")[2]) for word in words if word.startswith("seconds=")]
+    end, words = time.monotonic() + min(limits, default=math.inf), [w for w in words if not w.startswith("seconds=")]
     bandwidth = copy_bandwidth()
     print(heading(bandwidth), flush=True)
     failed = []
     for title, chosen, check, ways in (
-            ("loss and every gradient", distance_cases(), check_distance, distance_ways),
+            ("min_norm", cases.GRADIENTS_BUILDS, check_solver, solver_ways),
             ("gramian, min_norm and combine", cases.GRADIENTS_BENCH, check_gradients, gradients_ways),
-            ("min_norm", cases.GRADIENTS_BUILDS, check_solver, solver_ways)):
+            ("loss and every gradient", distance_cases(), check_distance, distance_ways)):
         for case in chosen:
             line = f"{title}: {case}"
-            if all(word in line for word in words):
+            if not all(word in line for word in words):
+                continue
+            if time.monotonic() > end:
+                print(f"\n{line}\n  left out: the time is up", flush=True)
+            else:
                 fault = check(case)
                 print(f"\n{line}\n  check: {fault or 'passed'}", flush=True)
+                figures.note("check", case=line, fault=fault)
                 if fault:
                     failed.append(f"{line}: {fault}")
                 else:
-                    compare(case, ways(case), bandwidth)
+                    compare(line, case, ways(case), bandwidth)
     for line in failed:
         print(line, file=sys.stderr)
     sys.exit(1 if failed else 0)
@@ -60,7 +70,7 @@ def heading(bandwidth):
 # -- what is compared
 
 def distance_cases():
-    return cases.DISTANCE_BENCH + (cases.GPU_ONLY if DEVICE.type == "cuda" else [])
+    return (cases.GPU_ONLY if DEVICE.type == "cuda" else []) + cases.DISTANCE_BENCH
 
 
 def distance_ways(case):
@@ -116,7 +126,8 @@ def gradients_ways(case):
 
 def solver_ways(case):
     g = gramian_of(case)
-    return {"reference": lambda: reference.min_norm(g), "fused": lambda: fused("min_norm")(g)}
+    ways = {"reference": lambda: reference.min_norm(g), "fused": lambda: fused("min_norm")(g)}
+    return ways | ({REPLAYED: ways["fused"]} if DEVICE.type == "cuda" else {})
 
 
 def gramian_of(case):
@@ -182,7 +193,7 @@ def check_solver(case):
 
 # -- how long it takes, how much it needs
 
-def compare(case, ways, bandwidth):
+def compare(line, case, ways, bandwidth):
     usable = {}
     for name, call in ways.items():
         try:
@@ -191,14 +202,16 @@ def compare(case, ways, bandwidth):
         except Exception as reason:                            # torch.compile needs a C++ compiler on the CPU
             if name != "torch.compile":
                 raise
-            print(f"  {name:14} cannot run here: {str(reason).strip().splitlines()[0][:90]}")
+            print(f"  {name:15} cannot run here: {str(reason).strip().splitlines()[0][:90]}")
     times, memory = medians(usable), {name: extra_memory(call) for name, call in usable.items()}
     for name in usable:
-        line = f"  {name:14} {times[name] * 1e3:10.3f} ms {times[name] / times['fused']:7.2f}x"
+        text = f"  {name:15} {times[name] * 1e3:10.3f} ms {times[name] / times['fused']:7.2f}x"
         if (moved := bytes_moved(case, name)) is not None:
             rate = moved / times[name]
-            line += f" {rate / 1e9:8.1f} GB/s {rate / bandwidth:6.1%} of a copy"
-        print(f"{line}  {memory[name] / 1e6:8.1f} MB more" if memory[name] is not None else line, flush=True)
+            text += f" {rate / 1e9:8.1f} GB/s {rate / bandwidth:6.1%} of a copy"
+        print(f"{text}  {memory[name] / 1e6:8.1f} MB more" if memory[name] is not None else text, flush=True)
+    figures.note("kernel", case=line, seconds=times, memory=memory, bandwidth=bandwidth,
+                 bytes={name: bytes_moved(case, name) for name in usable})
     if isinstance(case, cases.Gradients) and "one read" in usable:
         print(f"  fused takes {times['fused'] / times['one read']:.2f} times one read of the gradients")
 
@@ -216,8 +229,9 @@ def bytes_moved(case, name):
 
 def medians(ways):
     if DEVICE.type == "cuda":
-        from triton.testing import do_bench
-        return {name: do_bench(call, warmup=100, rep=400, return_mode="median") / 1e3 for name, call in ways.items()}
+        from triton.testing import do_bench, do_bench_cudagraph
+        return {name: (do_bench_cudagraph(call, rep=100, return_mode="median") if name == REPLAYED else
+                       do_bench(call, warmup=100, rep=400, return_mode="median")) / 1e3 for name, call in ways.items()}
     taken = {name: [] for name in ways}
     begun = time.perf_counter()
     for turn in itertools.count():

@@ -88,7 +88,8 @@ bench-consistency: $(READY)  ## what consistency's losses add to a step, beside 
 	@python -m pipeline.bench.consistency
 bench-store: $(READY)  ## write and read the feature store beside the disk and memory it stands on
 	@python -m pipeline.bench.store
-kernels: $(READY)  ## compile every kernel for sm_80, sm_90 and sm_100, no GPU needed; a spill fails
+kernels: $(READY)  ## compile every kernel for this CPU, and for sm_80, sm_90 and sm_100 without a GPU; a spill fails
+	@python -m kernels.compile_cpu
 	@python -m kernels.compile
 kernels-versions: $(READY)  ## the same with each Triton that is tried, installed under .work: a line a version
 	@python -m kernels.versions

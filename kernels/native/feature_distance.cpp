@@ -12,7 +12,7 @@ namespace {
 
 constexpr float EPSILON = 1e-6f;
 constexpr long DEPTH = 256;                // of a product between two passes over its sums
-constexpr long MANY = 256;                 // columns of a product that make it worth copying
+constexpr long GROUP = 4 * ROWS;           // columns of a turned matrix, whole cache lines
 constexpr long CHUNK = 192;                // pixels: 144 to 288 are alike, 96 is 8 % slower and so is 512
 constexpr long BLOCK = 16;                 // pixels whose rows stay in the first cache between their three passes
 
@@ -26,7 +26,10 @@ template <int N, bool TURNED>
 void tile(long depth, const float* A, long row, const float* B, long b_row, float* C, long c_row, bool add) {
     vec sums[N][2];
 #pragma GCC unroll 12
-    for (int i = 0; i < N; i++) sums[i][0] = sums[i][1] = vec{};
+    for (int i = 0; i < N; i++) {
+        sums[i][0] = sums[i][1] = vec{};
+        __builtin_prefetch(C + i * c_row, 1);
+    }
     for (long k = 0; k < depth; k++) {
         const vec left = load(B + k * b_row), right = load(B + k * b_row + LANES);
 #pragma GCC unroll 12
@@ -60,16 +63,17 @@ void product(long rows, long columns, long depth, const float* A, long row, cons
                                      B + j * depth + k * WIDE, WIDE, C + i * c_row + j, c_row, k > 0);
 }
 
-// C (rows, columns) = or += A' B; B in panels of WIDE columns
+// C (rows, columns) = or += A' B; B in panels of WIDE columns. GROUP of A's columns are copied and stay in the cache.
 void turned_product(long rows, long columns, long depth, const float* A, long row, const float* B, float* C, bool add,
-                    float* few) {
-    const bool copied = columns >= MANY;   // ROWS of A's columns, read for every panel of B
-    for (long i = 0; i < rows; i += ROWS) {
-        const long count = std::min<long>(ROWS, rows - i);
-        for (long k = 0; copied && k < depth; k++) std::copy_n(A + k * row + i, count, few + k * ROWS);
+                    float* group) {
+    for (long i = 0; i < rows; i += GROUP) {
+        const long count = std::min(GROUP, rows - i);
+        for (long k = 0; k < depth; k++)
+            for (long r = 0; r < count; r += LANES) store(group + k * GROUP + r, load(A + k * row + i + r));
         for (long j = 0; j < columns; j += WIDE)
-            tile_of<ROWS, true>(count, depth, copied ? few : A + i, copied ? ROWS : row, B + j * depth, WIDE,
-                                C + i * columns + j, columns, add);
+            for (long r = 0; r < count; r += ROWS)
+                tile_of<ROWS, true>(std::min<long>(ROWS, count - r), depth, group + r, GROUP, B + j * depth, WIDE,
+                                    C + (i + r) * columns + j, columns, add);
     }
 }
 
@@ -170,7 +174,7 @@ struct Plan {
 struct Worker {
     const Plan& plan;
     const Call& call;
-    Block<float> s, a, ds, g, few, panels, sums; // g: of one teacher; panels: s again, WIDE channels each
+    Block<float> s, a, ds, g, group, panels, sums;  // g: one teacher; group, panels: a and s, copied
     std::unique_ptr<Block<double>> total;  // of the adaptors' gradient, if float32 sums would grow too long
     std::vector<double> distances;
     long added = 0;                        // chunks in `sums`
@@ -178,7 +182,7 @@ struct Worker {
 
     explicit Worker(const Plan& p, long chunks)
         : plan(p), call(p.call), s(p.chunk * p.s_row), a(p.chunk * p.a_row), ds(p.chunk * p.Cp),
-          g(call.teacher_channel_step == 1 ? 0 : p.chunk * p.Dp), few(p.trained() ? p.chunk * ROWS : 0),
+          g(call.teacher_channel_step == 1 ? 0 : p.chunk * p.Dp), group(p.trained() ? p.chunk * GROUP : 0),
           panels(p.trained() ? p.chunk * p.Cp : 0), sums(p.trained() ? p.TD * p.Cp : 0), distances(call.tasks, 0.0) {
         std::memset(s, 0, sizeof(float) * p.chunk * p.s_row);
         if (p.trained() && chunks > MOST) {
@@ -274,7 +278,7 @@ struct Worker {
         for (long c = 0; c < plan.Cp; c += LANES)
             for (long p = 0; p < n; p++)
                 store(panels + c / WIDE * WIDE * n + p * WIDE + c % WIDE, load(s + p * plan.s_row + c));
-        turned_product(plan.TD, plan.Cp, n, a, plan.a_row, panels, sums, added > 0, few);
+        turned_product(plan.TD, plan.Cp, n, a, plan.a_row, panels, sums, added > 0, group);
         if (++added == MOST && total) flush();
     }
 

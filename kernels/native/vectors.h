@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <mutex>
 #include <new>
 #include <system_error>
 #include <thread>
@@ -128,12 +129,59 @@ static inline void transpose8(const float* from, long from_step, float* to, long
 #endif
 }
 
-// Memory of one call, at a cache line's edge.
-template <class T> struct Block {
-    struct Free { void operator()(T* p) const { ::operator delete[](p, std::align_val_t(64)); } };
-    std::unique_ptr<T[], Free> held;
-    explicit Block(size_t n) : held(static_cast<T*>(::operator new[](n * sizeof(T) + 64, std::align_val_t(64)))) {}
-    operator T*() const { return held.get(); }
+// Memory that calls have given back, for the next ones: fresh pages cost more than what is computed in them. At most
+// 32 MB, so that a large call's memory goes back to the system.
+class Kept {
+    struct Piece { size_t bytes; void* place; };
+    static constexpr size_t MOST = 32 << 20;
+    std::mutex lock;
+    std::vector<Piece> pieces;
+    size_t total = 0;
+
+public:
+    static Kept& instance() {
+        static Kept* kept = new Kept;      // never destroyed: a thread may still work when the process ends
+        return *kept;
+    }
+    void* take(size_t bytes) {
+        {
+            std::lock_guard<std::mutex> guard(lock);
+            for (auto piece = pieces.begin(); piece != pieces.end(); ++piece)
+                if (piece->bytes == bytes) {
+                    void* place = piece->place;
+                    total -= bytes;
+                    pieces.erase(piece);
+                    return place;
+                }
+        }
+        return ::operator new(bytes, std::align_val_t(64));
+    }
+    void give(void* place, size_t bytes) {
+        std::lock_guard<std::mutex> guard(lock);
+        for (; total + bytes > MOST && !pieces.empty(); pieces.erase(pieces.begin())) {
+            total -= pieces.front().bytes;
+            ::operator delete(pieces.front().place, std::align_val_t(64));
+        }
+        if (bytes > MOST) return ::operator delete(place, std::align_val_t(64));
+        pieces.push_back({bytes, place});
+        total += bytes;
+    }
+};
+
+// Memory of one call, at a cache line's edge; what is in it is undefined.
+template <class T> class Block {
+    size_t bytes;
+    T* place;
+
+public:
+    explicit Block(size_t n)
+        : bytes(n * sizeof(T)), place(bytes ? static_cast<T*>(Kept::instance().take(bytes)) : nullptr) {}
+    Block(Block&& other) : bytes(other.bytes), place(other.place) { other.place = nullptr; }
+    Block(const Block&) = delete;
+    ~Block() {
+        if (place) Kept::instance().give(place, bytes);
+    }
+    operator T*() const { return place; }
 };
 
 // work(i) for i < count, each on a thread of its own; what no thread can be had for runs on the caller's.

@@ -62,6 +62,7 @@ figures: $(READY)  ## task losses and feature distances of the students that hav
 smoke: $(READY)  ## every suite at its smallest, in a copy under .work
 	@rm -rf $(SMALL) && mkdir -p $(SMALL)/.dvc
 	@cp -r dvc.yaml params.yaml .dvcignore pipeline models kernels $(SMALL) && cp .dvc/config $(SMALL)/.dvc
+	@test ! -d .work/kernels || { mkdir -p $(SMALL)/.work && cp -r .work/kernels $(SMALL)/.work; }
 	@cd $(SMALL) && rm -f pipeline/suites/*/dvc.lock && dvc config --local core.no_scm true && \
 	    python -m pipeline.config.smoke && dvc repro -P && cat out/tables/*.md
 

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 
-DECIDES_NUMBERS = False    # the C++ and its flags do; the digest of this package holds the C++
+DECIDES_NUMBERS = False    # beyond rounding; the C++ does, which counts as a file of this package
 HERE = pathlib.Path(__file__).resolve().parent
 PLACE = HERE.parent.parent / ".work/kernels"
 # no -ffast-math: gradients that are not finite have to arrive as what they are

@@ -6,13 +6,11 @@
 //     ds = da W,  dA += da' s
 // by register tiles of ROWS x WIDE sums. Columns are padded with zeros: D to LANES a task, the rest to WIDE.
 
-#include "vectors.h"
+#include "products.h"
 
 namespace {
 
 constexpr float EPSILON = 1e-6f;
-constexpr long DEPTH = 256;                // of a product between two passes over its sums
-constexpr long GROUP = 4 * ROWS;           // columns of a turned matrix, whole cache lines
 constexpr long CHUNK = 192;                // pixels: 144 to 288 are alike, 96 is 8 % slower and so is 512
 constexpr long BLOCK = 16;                 // pixels whose rows stay in the first cache between their three passes
 
@@ -20,103 +18,6 @@ enum Stored { FLOAT32, BFLOAT16, FLOAT16, UINT8 };
 
 long up(long n, long step) { return (n + step - 1) / step * step; }
 long stride(long n) { return up(n, 16) + (up(n, 16) / 16 % 2 ? 0 : 16); }      // an odd number of cache lines
-
-// C (rows, WIDE) = or += A B; A's element (i, k) at A[i * row + k] or, if turned, A[k * row + i]; B (depth, WIDE)
-template <int N, bool TURNED>
-void tile(long depth, const float* A, long row, const float* B, long b_row, float* C, long c_row, bool add) {
-    vec sums[N][2];
-#pragma GCC unroll 12
-    for (int i = 0; i < N; i++) {
-        sums[i][0] = sums[i][1] = vec{};
-        __builtin_prefetch(C + i * c_row, 1);
-    }
-    for (long k = 0; k < depth; k++) {
-        const vec left = load(B + k * b_row), right = load(B + k * b_row + LANES);
-#pragma GCC unroll 12
-        for (int i = 0; i < N; i++) {
-            const float a = TURNED ? A[k * row + i] : A[i * row + k];
-            sums[i][0] += a * left;
-            sums[i][1] += a * right;
-        }
-    }
-#pragma GCC unroll 12
-    for (int i = 0; i < N; i++) {
-        float* c = C + i * c_row;
-        store(c, add ? load(c) + sums[i][0] : sums[i][0]);
-        store(c + LANES, add ? load(c + LANES) + sums[i][1] : sums[i][1]);
-    }
-}
-
-template <int N, bool TURNED>
-void tile_of(long rows, long depth, const float* A, long row, const float* B, long b_row, float* C, long c_row,
-             bool add) {
-    if (rows == N) return tile<N, TURNED>(depth, A, row, B, b_row, C, c_row, add);
-    if constexpr (N > 1) tile_of<N - 1, TURNED>(rows, depth, A, row, B, b_row, C, c_row, add);
-}
-
-// C (rows, columns) = A B; B in panels of WIDE columns, one after the other
-void product(long rows, long columns, long depth, const float* A, long row, const float* B, float* C, long c_row) {
-    for (long k = 0; k < depth; k += DEPTH)
-        for (long j = 0; j < columns; j += WIDE)
-            for (long i = 0; i < rows; i += ROWS)
-                tile_of<ROWS, false>(std::min<long>(ROWS, rows - i), std::min(DEPTH, depth - k), A + i * row + k, row,
-                                     B + j * depth + k * WIDE, WIDE, C + i * c_row + j, c_row, k > 0);
-}
-
-// C (rows, columns) = or += A' B; B in panels of WIDE columns. GROUP of A's columns are copied and stay in the cache.
-void turned_product(long rows, long columns, long depth, const float* A, long row, const float* B, float* C, bool add,
-                    float* group) {
-    for (long i = 0; i < rows; i += GROUP) {
-        const long count = std::min(GROUP, rows - i);
-        for (long k = 0; k < depth; k++)
-            for (long r = 0; r < count; r += LANES) store(group + k * GROUP + r, load(A + k * row + i + r));
-        for (long j = 0; j < columns; j += WIDE)
-            for (long r = 0; r < count; r += ROWS)
-                tile_of<ROWS, true>(std::min<long>(ROWS, count - r), depth, group + r, GROUP, B + j * depth, WIDE,
-                                    C + (i + r) * columns + j, columns, add);
-    }
-}
-
-// Pixels of any type and order -> rows of float32
-template <class S> void gather(const S* from, long next, long step, long n, long C, float* to, long to_row) {
-    long p = 0;
-    for (; next == 1 && p + LANES <= n; p += LANES) {
-        float block[8 * LANES];
-        long c = 0;
-        for (; c + 8 <= C; c += 8) {
-            for (int i = 0; i < 8; i++) store(block + i * LANES, load(from + (c + i) * step + p));
-            for (int j = 0; j < LANES; j += 8) transpose8(block + j, LANES, to + (p + j) * to_row + c, to_row);
-        }
-        for (; c < C; c++)
-            for (int j = 0; j < LANES; j++) to[(p + j) * to_row + c] = widen(from[c * step + p + j]);
-    }
-    for (; p < n; p++) {
-        long c = 0;
-        for (; step == 1 && c + LANES <= C; c += LANES) store(to + p * to_row + c, load(from + p * next + c));
-        for (; c < C; c++) to[p * to_row + c] = widen(from[p * next + c * step]);
-    }
-}
-
-// Rows of float32 -> pixels of any type and order
-template <class S> void scatter(const float* from, long from_row, long n, long C, S* to, long next, long step) {
-    long p = 0;
-    for (; next == 1 && p + 8 <= n; p += 8) {
-        float block[64];
-        long c = 0;
-        for (; c + 8 <= C; c += 8) {
-            transpose8(from + p * from_row + c, from_row, block, 8);
-            for (int i = 0; i < 8; i++)
-                for (int j = 0; j < 8; j++) narrow(block[8 * i + j], to[(c + i) * step + p + j]);
-        }
-        for (; c < C; c++)
-            for (int j = 0; j < 8; j++) narrow(from[(p + j) * from_row + c], to[c * step + p + j]);
-    }
-    for (; p < n; p++)
-        if (step == 1)
-            for (long c = 0; c < C; c++) narrow(from[p * from_row + c], to[p * next + c]);
-        else
-            for (long c = 0; c < C; c++) narrow(from[p * from_row + c], to[p * next + c * step]);
-}
 
 }  // namespace
 
@@ -140,32 +41,49 @@ namespace {
 struct Plan {
     const Call& call;
     long Dp, TD, Cp, s_row, a_row, per_image, chunk, chunks;
+    bool whole, few;                       // no padding; and so few pixels that W is read where it lies
     Block<float> forward, backward;        // W' in panels of WIDE tasks' channels; W in panels of WIDE channels
 
     explicit Plan(const Call& c)
         : call(c), Dp(up(c.D, LANES)), TD(up(c.tasks * Dp, WIDE)), Cp(up(c.C, WIDE)), s_row(stride(Cp)),
           a_row(stride(TD)), per_image((c.pixels + CHUNK - 1) / CHUNK),
           chunk(std::min(CHUNK, up((c.pixels + per_image - 1) / per_image, ROWS))), chunks(c.images * per_image),
-          forward(c.adaptors ? TD * Cp : 0), backward(c.adaptors ? TD * Cp : 0) {}
+          whole(TD == c.tasks * c.D && Cp == c.C), few(whole && c.adaptors && c.images * c.pixels <= ROWS),
+          forward(c.adaptors && !few ? TD * Cp : 0), backward(c.adaptors && !few ? TD * Cp : 0) {}
 
     bool trained() const { return call.adaptors && call.by_adaptors; }
 
-    // panels of WIDE rows of the stack, in eights: those of padding are zero
-    void pack(long first, long last) {
-        for (long r = first * WIDE; r < last * WIDE; r += 8) {
-            const long t = r / Dp, d = r % Dp, there = t < call.tasks ? std::min(8L, call.D - d) : 0;
-            const float* from = there > 0 ? call.adaptors[t] + d * call.C : nullptr;
-            float* to = forward + r / WIDE * WIDE * call.C + r % WIDE;
-            long c = 0;
+    // eight rows of the stack from r on: where they lie, and how many of them are no padding
+    const float* eight(long r, long& there) const {
+        const long t = r / Dp, d = r % Dp;
+        there = t < call.tasks ? std::max(0L, std::min(8L, call.D - d)) : 0;
+        return there ? call.adaptors[t] + d * call.C : nullptr;
+    }
+
+    // WIDE rows of the stack from r on, turned: (C, WIDE); padding is zero
+    void pack_forward(long first, float* panel) const {
+        for (long r = first; r < first + WIDE; r += 8) {
+            long there, c = 0;
+            const float* from = eight(r, there);
+            float* to = panel + r - first;
             for (; there == 8 && c + 8 <= call.C; c += 8) transpose8(from + c, call.C, to + c * WIDE, WIDE);
             for (; c < call.C; c++)
                 for (long i = 0; i < 8; i++) to[c * WIDE + i] = i < there ? from[i * call.C + c] : 0;
+        }
+    }
+
+    // rows [first, last) of the stack, of whole panels, in both orders
+    void pack(long first, long last) {
+        for (long r = first; r < last; r += WIDE) pack_forward(r, forward + r * call.C);
+        for (long r = first; r < last; r += 8) {
+            long there;
+            const float* from = eight(r, there);
             for (long j = 0; j < Cp; j += WIDE)
                 for (long i = 0; i < 8; i++) {
                     float* panel = backward + j * TD + (r + i) * WIDE;
-                    const long held = i < there ? std::min<long>(WIDE, call.C - j) : 0;
-                    std::copy_n(from + i * call.C + j, std::max(0L, held), panel);
-                    std::fill(panel + std::max(0L, held), panel + WIDE, 0.0f);
+                    const long held = i < there ? std::max(0L, std::min<long>(WIDE, call.C - j)) : 0;
+                    std::copy_n(from + i * call.C + j, held, panel);
+                    std::fill(panel + held, panel + WIDE, 0.0f);
                 }
         }
     }
@@ -174,16 +92,19 @@ struct Plan {
 struct Worker {
     const Plan& plan;
     const Call& call;
-    Block<float> s, a, ds, g, group, panels, sums;  // g: one teacher; group, panels: a and s, copied
-    std::unique_ptr<Block<double>> total;  // of the adaptors' gradient, if float32 sums would grow too long
+    float* sums;                           // of the adaptors' gradient, in place if one worker makes it whole
+    Block<float> s, a, ds, g, group, panels, own;  // g: one teacher; group, panels: a and s, copied
+    std::unique_ptr<Block<double>> total;  // of `sums`, if in float32 they would grow too long
     std::vector<double> distances;
     long added = 0;                        // chunks in `sums`
     static constexpr long MOST = 16;       // of them
 
-    explicit Worker(const Plan& p, long chunks)
+    Worker(const Plan& p, long chunks, bool in_place)
         : plan(p), call(p.call), s(p.chunk * p.s_row), a(p.chunk * p.a_row), ds(p.chunk * p.Cp),
           g(call.teacher_channel_step == 1 ? 0 : p.chunk * p.Dp), group(p.trained() ? p.chunk * GROUP : 0),
-          panels(p.trained() ? p.chunk * p.Cp : 0), sums(p.trained() ? p.TD * p.Cp : 0), distances(call.tasks, 0.0) {
+          panels(p.trained() ? p.chunk * p.Cp : 0), own(p.trained() && !in_place ? p.TD * p.Cp : 0),
+          distances(call.tasks, 0.0) {
+        sums = in_place ? call.by_adaptors : static_cast<float*>(own);
         std::memset(s, 0, sizeof(float) * p.chunk * p.s_row);
         if (p.trained() && chunks > MOST) {
             total = std::make_unique<Block<double>>(p.TD * p.Cp);
@@ -196,7 +117,7 @@ struct Worker {
         const long n = std::min(plan.chunk, call.pixels - first);
         gather(static_cast<const S*>(call.student) + image * call.image_step + first * call.pixel_step,
                call.pixel_step, call.channel_step, n, call.C, s, plan.s_row);
-        if (call.adaptors) product(n, plan.TD, call.C, s, plan.s_row, plan.forward, a, plan.a_row);
+        if (call.adaptors) forward(n);
         for (long t = 0; t < call.tasks; t++) {
             const G* teacher = static_cast<const G*>(call.teachers[t]) + image * call.teacher_image_step
                                + first * call.teacher_pixel_step;
@@ -207,12 +128,29 @@ struct Worker {
                 rows<std::is_same_v<G, uint8_t>>(t, n, static_cast<const float*>(g), plan.Dp);
             }
         }
-        if (call.adaptors && call.by_student) product(n, plan.Cp, plan.TD, a, plan.a_row, plan.backward, ds, plan.Cp);
+        if (call.adaptors && call.by_student) backward(n);
         if (plan.trained()) add(n);
         if (call.by_student)
             scatter(ds, plan.Cp, n, call.C,
                     static_cast<S*>(call.by_student) + image * call.by_image_step + first * call.by_pixel_step,
                     call.by_pixel_step, call.by_channel_step);
+    }
+
+    void forward(long n) {
+        if (!plan.few) return product(n, plan.TD, call.C, s, plan.s_row, plan.forward, a, plan.a_row);
+        Block<float> panel(WIDE * call.C);
+        for (long r = 0; r < plan.TD; r += WIDE) {
+            plan.pack_forward(r, panel);
+            product(n, WIDE, call.C, s, plan.s_row, panel, a + r, plan.a_row);
+        }
+    }
+
+    void backward(long n) {
+        if (!plan.few) return product(n, plan.Cp, plan.TD, a, plan.a_row, plan.backward, ds, plan.Cp);
+        for (long t = 0; t < call.tasks; t++)
+            for (long j = 0; j < call.C; j += WIDE)
+                tile_of<ROWS, false>(n, call.D, a + t * call.D, plan.a_row, call.adaptors[t] + j, call.C, ds + j,
+                                     plan.Cp, t > 0);
     }
 
     // distances of one task's pixels, and da: in the place of a, or added up in ds if there are no adaptors
@@ -292,15 +230,17 @@ struct Worker {
 template <class S, class G> void run(const Call& call) {
     Plan plan(call);
     const long threads = std::max(1L, std::min(call.threads, plan.chunks));
-    const long panels = call.adaptors ? plan.TD / WIDE : 0;
-    const bool large = plan.TD * call.C > (1 << 16);
-    if (panels) {
-        if (!large) plan.pack(0, panels);
-        else on_threads(threads, [&](long i) { plan.pack(panels * i / threads, panels * (i + 1) / threads); });
-    }
+    const long helpers = plan.TD * call.C > (1 << 16) ? threads : 1;
+    const auto share = [&](long all, long i) { return all * i / helpers; };
+    if (call.adaptors && !plan.few)
+        on_threads(helpers, [&](long i) {
+            plan.pack(share(plan.TD / WIDE, i) * WIDE, share(plan.TD / WIDE, i + 1) * WIDE);
+        });
+    const bool in_place = plan.trained() && plan.whole && threads == 1 && plan.chunks <= Worker::MOST;
     std::vector<std::unique_ptr<Worker>> workers(threads);
     for (long i = 0; i < threads; i++)
-        workers[i] = std::make_unique<Worker>(plan, plan.chunks * (i + 1) / threads - plan.chunks * i / threads);
+        workers[i] = std::make_unique<Worker>(plan, plan.chunks * (i + 1) / threads - plan.chunks * i / threads,
+                                              in_place);
     on_threads(threads, [&](long i) {
         for (long c = plan.chunks * i / threads; c < plan.chunks * (i + 1) / threads; c++)
             workers[i]->template work<S, G>(c);
@@ -310,19 +250,20 @@ template <class S, class G> void run(const Call& call) {
         call.distances[t] = 0;
         for (auto& worker : workers) call.distances[t] += worker->distances[t];
     }
-    if (!plan.trained()) return;
+    if (!plan.trained() || in_place) return;
     const auto collect = [&](long first, long last) {
-        for (long r = first; r < last; r++)
-            for (long c = 0; c < call.C; c++) {
-                const long from = (r / call.D * plan.Dp + r % call.D) * plan.Cp + c;
-                double value = 0;
-                for (auto& worker : workers) value += worker->total ? (*worker->total)[from] : worker->sums[from];
-                call.by_adaptors[r * call.C + c] = float(value);
-            }
+        std::vector<double> row(call.C);
+        for (long r = first; r < last; r++) {
+            const long from = (r / call.D * plan.Dp + r % call.D) * plan.Cp;
+            std::fill_n(row.begin(), call.C, 0.0);
+            for (auto& worker : workers)
+                for (long c = 0; c < call.C; c++)
+                    row[c] += worker->total ? (*worker->total)[from + c] : worker->sums[from + c];
+            std::copy_n(row.begin(), call.C, call.by_adaptors + r * call.C);
+        }
     };
     const long all = call.tasks * call.D;
-    if (!large) collect(0, all);
-    else on_threads(threads, [&](long i) { collect(all * i / threads, all * (i + 1) / threads); });
+    on_threads(helpers, [&](long i) { collect(share(all, i), share(all, i + 1)); });
 }
 
 template <class S> void run(const Call& call) {

@@ -102,7 +102,7 @@ std::vector<Piece> pieces_of(const long* sizes, long columns) {
     return pieces;
 }
 
-// work(thread, piece) for every piece; a thread takes pieces that follow each other, of about as many numbers as another
+// work(thread, piece) for every piece; a thread takes pieces that follow each other, about as many numbers as any other
 template <class Work> void share(const std::vector<Piece>& pieces, long threads, const Work& work) {
     std::vector<size_t> begin(threads + 1, pieces.size());
     long all = 0, before = 0;

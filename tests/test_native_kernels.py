@@ -60,6 +60,7 @@ def results(way, inputs):
 
 MANY = [Distance(3, 2, 64, 61, 83), Distance(2, 2, 48, 61, 83, stored=cases.U8, layout="channels_last"),
         Distance(1, 3, 20, 61, 83, teacher_channels=40, layout="strided"), Distance(2, 1, 264, 31, 23),
+        Distance(3, 2, 512, 9, 12), Distance(3, 2, 512, 1, 1, layout="vectors"),
         Distance(2, 3, 33, 61, 29, adaptor="none", students="own"), Distance(3, 700, 70, 1, 1, layout="vectors")]
 
 
@@ -165,7 +166,8 @@ def test_every_number_of_a_type_survives(dtype):
 # -- built, or not
 
 @COMPILED
-def test_the_library_is_built_once_and_under_its_digest(elsewhere, capfd):
+def test_the_library_is_built_once_and_under_its_digest(elsewhere, capfd, monkeypatch):
+    monkeypatch.setattr(build, "FLAGS", ("-O0", *build.FLAGS[1:]))          # sooner
     assert dispatch.choose(torch.device("cpu")) == "native" and dispatch.describe("cpu") == "fused (native)"
     assert capfd.readouterr().err == "compiling kernels for this CPU\n"
     assert [re.fullmatch(r"[0-9a-f]{20}\.so", path.name) is not None for path in elsewhere.iterdir()] == [True]

@@ -13,10 +13,10 @@ def gramian(gradients):
     check_gradients(gradients)
     tasks = len(gradients)
     total = torch.zeros(tasks, tasks, dtype=torch.float64)
-    sums = total.numpy()
+    sums, scratch = total.numpy(), torch.empty(tasks, LONGEST, dtype=torch.float64)
     for there, rows in runs(columns(gradients), min(LONGEST, NUMBERS // tasks), SMALL):
         parts = [flat(x[0]) if len(x) == 1 else torch.cat([flat(piece) for piece in x]) for x in rows]
-        parts = [x.double() for x in parts]
+        parts = [wide[:len(x)].copy_(x) for wide, x in zip(scratch, parts, strict=False)]
         for i, row in enumerate(there):
             for j, column in enumerate(there[:i + 1]):
                 sums[row, column] += torch.dot(parts[i], parts[j]).item()

@@ -8,7 +8,7 @@ namespace {
 
 enum Stored { FLOAT32, BFLOAT16, FLOAT16, FLOAT64 };
 constexpr long PIECE = 1 << 15;            // numbers of a column that one sum is made of, and one thread's least
-constexpr long WINDOW = 1024;              // numbers that are widened at a time: three tasks' fit the first cache
+constexpr long WINDOW = 512;               // numbers that are widened at a time: eight tasks' fit the first cache
 constexpr int SIDE = 3;                    // tasks of a tile of pairs: 9 sums of 16 registers
 
 struct Piece { long column, first, length; };
@@ -25,6 +25,12 @@ double sum(dvec x) {
     for (int half = DLANES / 2; half; half /= 2)
         for (int i = 0; i < half; i++) total[i] += total[i + half];
     return total[0];
+}
+
+// have the window after this one fetched: the processor's own guess ends with a page, and rows take turns
+template <class X> void fetch_next(const X* p) {
+    for (size_t i = 0; i < WINDOW * sizeof(X); i += 64)
+        __builtin_prefetch(reinterpret_cast<const char*>(p + WINDOW) + i, 0, 2);
 }
 
 // sums[i * step + j] += <left i, right j> for i < R, j < C (j <= i on the diagonal); n is a multiple of DLANES
@@ -71,6 +77,7 @@ template <class X> void widened_pairs(const X* const* rows, int count, long n, d
         const long length = std::min(WINDOW, n - first), whole = (length + DLANES - 1) / DLANES * DLANES;
         for (int i = 0; i < count; i++) {
             double* to = window + i * WINDOW;
+            fetch_next(rows[i] + first);
             for (long k = 0; k < length; k++) to[k] = widen(rows[i][first + k]);
             for (long k = length; k < whole; k++) to[k] = 0;
         }
@@ -121,10 +128,12 @@ void weigh(X* target, const X* const* others, const Sum* factors, int count, lon
     Sum window[WINDOW];
     for (long first = 0; first < n; first += WINDOW) {
         const long length = std::min(WINDOW, n - first);
+        fetch_next(target + first);
         for (long k = 0; k < length; k++) window[k] = factors[0] * Sum(widen(target[first + k]));
         for (int i = 0; i < count; i++) {
             const X* from = others[i] + first;
             const Sum factor = factors[i + 1];
+            fetch_next(from);
             for (long k = 0; k < length; k++) window[k] += factor * Sum(widen(from[k]));
         }
         for (long k = 0; k < length; k++) narrow(window[k], target[first + k]);

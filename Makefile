@@ -62,6 +62,7 @@ figures: $(READY)  ## task losses and feature distances of the students that hav
 smoke: $(READY)  ## every suite at its smallest, in a copy under .work
 	@rm -rf $(SMALL) && mkdir -p $(SMALL)/.dvc
 	@cp -r dvc.yaml params.yaml .dvcignore pipeline models kernels $(SMALL) && cp .dvc/config $(SMALL)/.dvc
+	@test ! -d .work/kernels || { mkdir -p $(SMALL)/.work && cp -r .work/kernels $(SMALL)/.work; }
 	@cd $(SMALL) && rm -f pipeline/suites/*/dvc.lock && dvc config --local core.no_scm true && \
 	    python -m pipeline.config.smoke && dvc repro -P && cat out/tables/*.md
 
@@ -91,7 +92,8 @@ bench-store: $(READY)  ## write and read the feature store beside the disk and m
 gpu:  ## on a GPU: check, measure and train, 7 minutes at most; LIMIT=240 NYUV2=folder PARTS=abc MORE=1
 	@python3 -m pipeline.bench.gpu $(if $(LIMIT),seconds=$(LIMIT)) $(if $(PARTS),parts=$(PARTS)) \
 	    $(if $(NYUV2),nyuv2=$(NYUV2)) $(if $(OUT),out=$(OUT)) $(if $(MORE),more)
-kernels: $(READY)  ## compile every kernel for sm_80, sm_90 and sm_100, no GPU needed; a spill fails
+kernels: $(READY)  ## compile every kernel for this CPU, and for sm_80, sm_90 and sm_100 without a GPU; a spill fails
+	@python -m kernels.compile_cpu
 	@python -m kernels.compile
 kernels-versions: $(READY)  ## the same with each Triton that is tried, installed under .work: a line a version
 	@python -m kernels.versions

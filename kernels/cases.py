@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from kernels.packing import normalise, pack
+from kernels.reference import GRAMIAN_ERROR
 
 F32, BF16, F16, U8 = torch.float32, torch.bfloat16, torch.float16, torch.uint8
 
@@ -16,7 +17,7 @@ F32, BF16, F16, U8 = torch.float32, torch.bfloat16, torch.float16, torch.uint8
 COMPUTED = {torch.float64: (1e-12, 1e-12, 1e-12), F32: (1e-6, 5e-6, 5e-6), BF16: (2e-4, 1e-2, 2e-2)}
 # the same, of a storage type against exact teachers
 STORED = {F32: (1e-6, 5e-6, 5e-6), F16: (1e-5, 5e-4, 5e-4), U8: (2e-4, 5e-3, 5e-3)}
-GRAMIAN = 1e-6             # of an entry, relative to the two norms
+GRAMIAN = GRAMIAN_ERROR    # of an entry, relative to the two norms
 COMBINE = {torch.float64: 1e-12, F32: 1e-6, BF16: 1e-2, F16: 2e-3}
 KKT = 1e-6                 # of |g_i| times the smallest gradient's norm: see tests/test_gradient_kernels.py
 

@@ -1,10 +1,11 @@
 """Which implementation runs: the one place that decides, from the tensors' device and the environment.
 
-    KERNELS=auto        the fused one of the device: Triton on CUDA, one chunked pass on the CPU, else the reference
+    KERNELS=auto        the fused one of the device: Triton on CUDA, C++ on the CPU, else the reference
     KERNELS=fused       the same, and an error where there is none
+    KERNELS=chunked     on the CPU torch's one pass in chunks, which is also what runs without a C++ compiler
     KERNELS=reference   plain torch
 
-`describe` says which; training prints it, so that falling back is never silent.
+`describe` says which, and why it is not the compiled one; training prints it, so that falling back is never silent.
 """
 
 import importlib
@@ -13,20 +14,28 @@ import os
 
 import torch
 
+from kernels.native import build
+
 DECIDES_NUMBERS = False          # beyond rounding; no run's digest of code holds this file
 NOWHERE = torch.empty(0)   # where there is no tensor, the implementation says so
-CHOICES = ("auto", "fused", "reference")
+CHOICES = ("auto", "fused", "chunked", "reference")
+FOLDERS = {"native": "native", "chunked": "cpu", "triton": "gpu"}
 
 
 def choose(device):
-    """"triton", "chunked" or "reference" for a torch.device; ValueError if KERNELS asks for what there is not."""
+    """"triton", "native", "chunked" or "reference" for a torch.device; ValueError if KERNELS asks for more.
+
+    On the CPU the first call compiles the C++ where no earlier one has; without a compiler "chunked" is fused too.
+    """
     asked = os.environ.get("KERNELS", "auto")
     if asked not in CHOICES:
         raise ValueError(f"KERNELS is {asked!r}; it can be {', '.join(CHOICES[:-1])} or {CHOICES[-1]}")
     if asked == "reference":
         return "reference"
     if device.type == "cpu":
-        return "chunked"
+        return "chunked" if asked == "chunked" or build.why_not() else "native"
+    if asked == "chunked":
+        raise ValueError(f"KERNELS is 'chunked', which is for the CPU, not for {device.type!r}; set KERNELS=auto")
     if device.type == "cuda" and importlib.util.find_spec("triton"):
         return "triton"
     if asked == "fused":
@@ -39,21 +48,22 @@ def why_not(device):
 
 
 def describe(device):
-    """"fused (triton)", "fused (chunked)", "reference" or "reference, since ..."."""
+    """"fused (triton)", "fused (native)", "fused (chunked, since ...)", "reference" or "reference, since ..."."""
     device = torch.device(device)
-    chosen = choose(device)
+    chosen, asked = choose(device), os.environ.get("KERNELS", "auto")
+    if chosen == "chunked" and asked != "chunked":
+        return f"fused (chunked, since {build.why_not()})"
     if chosen != "reference":
         return f"fused ({chosen})"
-    asked = os.environ.get("KERNELS", "auto")
     return "reference" if asked == "reference" else f"reference, since there is none for {why_not(device)}"
 
 
 def implementation(operation, device):
     """The module whose `operation` runs on `device`; loaded by name, so that a CPU never loads Triton."""
     chosen = choose(device)
-    if chosen == "reference" or (chosen, operation) == ("chunked", "min_norm"):     # tasks x tasks: nothing to fuse
+    if chosen == "reference" or (operation == "min_norm" and device.type == "cpu"):   # tasks x tasks: nothing to fuse
         return importlib.import_module("kernels.reference")
-    return importlib.import_module(f"kernels.{'cpu' if chosen == 'chunked' else 'gpu'}.{operation}")
+    return importlib.import_module(f"kernels.{FOLDERS[chosen]}.{operation}")
 
 
 def feature_distance(students, adaptors, teachers, energies, weights):

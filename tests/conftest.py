@@ -186,6 +186,8 @@ def checkout(tmp_path, monkeypatch):
     """A copy of the project, without its tests, as the working folder."""
     for name in ("pipeline", "models", "kernels"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "dvc.lock"))
+    if (ROOT / ".work/kernels").is_dir():            # what is compiled already need not be compiled again
+        shutil.copytree(ROOT / ".work/kernels", tmp_path / ".work/kernels")
     for name in ("params.yaml", "dvc.yaml", "Makefile", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     enter(tmp_path, monkeypatch)

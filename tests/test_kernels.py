@@ -14,13 +14,18 @@ import torch
 from kernels import autograd, cases, dispatch, feature_distance, normalise, pack, reference, unpack
 from kernels.cases import Distance
 from kernels.cpu import feature_distance as cpu
+from kernels.native import build
+from kernels.native import feature_distance as native
 
 gpu = pytest.importorskip("kernels.gpu.feature_distance", reason="there is no Triton for this platform",
                           exc_type=ImportError)
 compile = pytest.importorskip("kernels.compile", exc_type=ImportError)
 versions = pytest.importorskip("kernels.versions", exc_type=ImportError)
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"      # without one, Triton's interpreter
-WAYS = {"chunked": (cpu.feature_distance, "cpu"), "triton": (gpu.feature_distance, DEVICE)}
+WAYS = {"chunked": (cpu.feature_distance, "cpu"), "native": (native.feature_distance, "cpu"),
+        "triton": (gpu.feature_distance, DEVICE)}
+COMPILED = pytest.mark.skipif(bool(build.why_not()), reason=str(build.why_not()))
+NAMES = ["chunked", pytest.param("native", marks=COMPILED), "triton"]
 
 
 @pytest.fixture(params=["B1-C2-D2-H1-W2", "B2-C8-D8-H3-W5", "B3-C7-D16-H1-W1"])
@@ -101,7 +106,7 @@ def test_total_is_the_weighted_sum_of_the_distances():
 
 # -- the fused ways
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", NAMES)
 @pytest.mark.parametrize("case", cases.DISTANCE_TESTS, ids=str)
 def test_fused_equals_the_reference(way, case):
     assert_as_exact_as(*WAYS[way], case, cases.COMPUTED[case.dtype])
@@ -118,24 +123,26 @@ def test_products_on_the_chip_equal_the_reference(case, monkeypatch):
     assert_as_exact_as(gpu.feature_distance, DEVICE, case, cases.COMPUTED[cases.F32 if DEVICE == "cpu" else cases.BF16])
 
 
-def test_float64_stays_float64_on_the_cpu():
-    assert_as_exact_as(cpu.feature_distance, "cpu", Distance(3, 2, 16, 3, 5, dtype=torch.float64, stored=cases.F32),
+@pytest.mark.parametrize("way", NAMES[:2])
+def test_float64_stays_float64_on_the_cpu(way):
+    assert_as_exact_as(*WAYS[way], Distance(3, 2, 16, 3, 5, dtype=torch.float64, stored=cases.F32),
                        cases.COMPUTED[torch.float64])
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", NAMES)
 def test_gradient_of_a_multiple_is_the_multiple(way):
     assert_as_exact_as(*WAYS[way], Distance(2, 2, 16, 3, 5), cases.COMPUTED[cases.F32], factor=-1.5)
 
 
-def test_chunks_add_up():
+@pytest.mark.parametrize("way", NAMES[:2])
+def test_chunks_add_up(way):
     """More than one chunk an image, and the last one short."""
     case = Distance(3, 2, 64, 61, 83)
     assert case.height * case.width > cpu.PIXELS and case.height * case.width % cpu.PIXELS
-    assert_as_exact_as(cpu.feature_distance, "cpu", case, cases.COMPUTED[cases.F32])
+    assert_as_exact_as(*WAYS[way], case, cases.COMPUTED[cases.F32])
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", NAMES)
 @pytest.mark.parametrize("case", [Distance(3, 2, 64, 9, 13, cases.BF16), Distance(2, 2, 48, 3, 5),
                                   Distance(3, 2, 16, 3, 5, adaptor="none")], ids=str)
 def test_two_launches_give_equal_bits_and_read_nothing_unwritten(way, case, monkeypatch):
@@ -159,7 +166,7 @@ def test_two_launches_give_equal_bits_and_read_nothing_unwritten(way, case, monk
         assert torch.equal(first, second)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", NAMES)
 @pytest.mark.parametrize("wanted", ["student", "adaptors", "neither"])
 def test_only_the_wanted_gradients_are_made(way, wanted):
     fused, device = WAYS[way]
@@ -177,7 +184,7 @@ def test_only_the_wanted_gradients_are_made(way, wanted):
     assert all((a.grad is not None) == (wanted == "adaptors") for a in adaptors)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", NAMES)
 def test_second_use_is_refused(way):
     fused, device = WAYS[way]
     values = Distance(2, 1, 16, 2, 3).inputs(device)
@@ -225,8 +232,8 @@ def test_uint8_refuses_negative_features():
 
 # -- what is refused, and who decides
 
-@pytest.mark.parametrize("call", [reference.feature_distance, cpu.feature_distance, gpu.feature_distance],
-                         ids=["reference", "chunked", "triton"])
+@pytest.mark.parametrize("call", [reference.feature_distance, *(call for call, _ in WAYS.values())],
+                         ids=["reference", *WAYS])
 def test_shapes_that_do_not_fit_are_named(call):
     unit, energy = normalise(torch.ones(2, 4, 3, 3))
     w = torch.ones(1)
@@ -253,9 +260,11 @@ def test_shapes_that_do_not_fit_are_named(call):
         call(torch.ones(2, 4, 3, 3), [None, torch.ones(4, 4)], [unit] * 2, [energy] * 2, torch.ones(2))
 
 
-@pytest.mark.parametrize("asked, chosen", [("auto", "chunked"), ("fused", "chunked"), ("reference", "reference")])
+@pytest.mark.parametrize("asked, chosen", [("auto", "native"), ("fused", "native"), ("chunked", "chunked"),
+                                           ("reference", "reference")])
 def test_environment_chooses_the_way_on_the_cpu(asked, chosen, monkeypatch):
     monkeypatch.setenv("KERNELS", asked)
+    chosen = "chunked" if chosen == "native" and build.why_not() else chosen
     assert dispatch.choose(torch.device("cpu")) == chosen
     values = Distance(2, 1, 16, 2, 3).inputs()
     total, _ = feature_distance(*values)
@@ -264,7 +273,7 @@ def test_environment_chooses_the_way_on_the_cpu(asked, chosen, monkeypatch):
 
 def test_environment_that_cannot_be_met_is_a_sentence(monkeypatch):
     monkeypatch.setenv("KERNELS", "fast")
-    with pytest.raises(ValueError, match="KERNELS is 'fast'; it can be auto, fused or reference"):
+    with pytest.raises(ValueError, match="KERNELS is 'fast'; it can be auto, fused, chunked or reference"):
         dispatch.choose(torch.device("cpu"))
     monkeypatch.setenv("KERNELS", "fused")
     with pytest.raises(ValueError, match="no fused kernels for the device 'mps'; set KERNELS=auto"):

@@ -142,7 +142,8 @@ def test_the_digest_holds_all_code_that_a_training_loads(copy, group, name, kern
 def test_what_only_says_things_is_left_out():
     reached = code.reached(STUDENT)
     assert not [name for name in reached if name.startswith(("pipeline.runtime", "pipeline.config"))]
-    assert {"kernels.gpu.feature_distance", "kernels.cpu.feature_distance", "kernels.reference"} <= reached
+    assert {"kernels.gpu.feature_distance", "kernels.cpu.feature_distance",
+            "kernels.native.feature_distance", "kernels.native", "kernels.reference"} <= reached
     assert "pipeline.tasks.digits" not in reached and "models.mtan" not in reached
     assert "pipeline.balancers.mgda" not in reached and "models.segnet" in code.reached(["models.mtan"])
 

@@ -3,7 +3,8 @@
     G_ij = sum over parameters p of <g_ip, g_jp>
 
 A program takes a chunk of one parameter and holds T (T + 1) / 2 running sums in its lanes, none longer than
-CHUNK / BLOCK float32 products. Lanes are added in float64, and programs in a fixed order: two launches give equal bits.
+CHUNK / BLOCK products. Products and sums are float64 (`reference.GRAMIAN_ERROR`), and programs are added in a fixed
+order: two launches give equal bits.
 More than 8 tasks are cut into tiles of 4 x 4 tasks, which read a chunk again, from the cache.
 """
 
@@ -21,7 +22,7 @@ TILE = 4                   # tasks of a tile's side, beyond that
 @triton.jit
 def gramian_kernel(
     addresses_ptr, chunks_ptr, zeros_ptr, partial_ptr, ROWS: tl.constexpr, TILE: tl.constexpr,
-    SUM: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr,
+    BLOCK: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
     """One chunk and one tile of pairs: rows i0.. of the Gramian against rows j0.., j0 <= i0."""
     program = tl.program_id(0)
@@ -42,30 +43,29 @@ def gramian_kernel(
         rows = rows + (base(addresses_ptr, zeros_ptr, tensor * ROWS + i, first, ALIGNED),)
         others = others + (base(addresses_ptr, zeros_ptr, tensor * ROWS + j, first, ALIGNED),)
     for _ in tl.static_range(TILE * (TILE + 1) // 2 if TILES == 1 else TILE * TILE):
-        sums = sums + (tl.zeros([BLOCK], SUM),)
+        sums = sums + (tl.zeros([BLOCK], tl.float64),)
     lane = tl.arange(0, BLOCK)
     whole = length // BLOCK * BLOCK
     for start in tl.range(0, whole, BLOCK):
-        sums = add_products(rows, others, sums, start + lane, None, TILE, TILES, SUM)
+        sums = add_products(rows, others, sums, start + lane, None, TILE, TILES)
     if whole < length:
-        sums = add_products(rows, others, sums, whole + lane, whole + lane < length, TILE, TILES, SUM)
+        sums = add_products(rows, others, sums, whole + lane, whole + lane < length, TILE, TILES)
     for i in tl.static_range(TILE):
         for j in tl.static_range(i + 1 if TILES == 1 else TILE):
             row, column = i0 * TILE + i, j0 * TILE + j
             cell = partial_ptr + program.to(tl.int64) * ROWS * ROWS
-            value = tl.sum(sums[i * (i + 1) // 2 + j if TILES == 1 else i * TILE + j].to(tl.float64), 0)
+            value = tl.sum(sums[i * (i + 1) // 2 + j if TILES == 1 else i * TILE + j], 0)
             inside = (row < ROWS) & (column < ROWS)
             tl.store(cell + row * ROWS + column, value, mask=inside)
-            tl.store(cell + column * ROWS + row, value, mask=inside)
 
 
 @triton.jit
-def add_products(rows, others, sums, place, mask, TILE: tl.constexpr, TILES: tl.constexpr, SUM: tl.constexpr):
+def add_products(rows, others, sums, place, mask, TILE: tl.constexpr, TILES: tl.constexpr):
     left, right, new = (), (), ()
     for t in tl.static_range(TILE):
-        left = left + (tl.load(rows[t] + place, mask=mask, other=None if mask is None else 0.0).to(SUM),)
+        left = left + (tl.load(rows[t] + place, mask=mask, other=None if mask is None else 0.0).to(tl.float64),)
         if TILES > 1:
-            right = right + (tl.load(others[t] + place, mask=mask, other=None if mask is None else 0.0).to(SUM),)
+            right = right + (tl.load(others[t] + place, mask=mask, other=None if mask is None else 0.0).to(tl.float64),)
     for i in tl.static_range(TILE):
         for j in tl.static_range(i + 1 if TILES == 1 else TILE):
             new = new + (sums[len(new)] + left[i] * (left[j] if TILES == 1 else right[j]),)
@@ -73,17 +73,17 @@ def add_products(rows, others, sums, place, mask, TILE: tl.constexpr, TILES: tl.
 
 
 def gramian(gradients):
-    """As the reference; any floating type, sums of a chunk in float32 (float64 for float64)."""
+    """As the reference; any floating type."""
     check_gradients(gradients)
     tasks, held = len(gradients), columns(gradients)
     total = 0
-    for dtype, aligned, addresses, chunks, zeros in launches(held):
+    for _, aligned, addresses, chunks, zeros in launches(held):
         partial = torch.empty(len(chunks), tasks, tasks, dtype=torch.float64, device=chunks.device)
-        constants, options = settings(tasks, dtype, aligned)
+        constants, options = settings(tasks, aligned)
         programs = len(chunks) * pairs_of_tiles(tasks)
         gramian_kernel[(programs,)](addresses, chunks, zeros, partial, **constants, **options)
         total = total + partial.sum(0)
-    return total
+    return total.tril() + total.tril(-1).T
 
 
 def pairs_of_tiles(tasks):
@@ -91,15 +91,14 @@ def pairs_of_tiles(tasks):
     return tiles * (tiles + 1) // 2
 
 
-def settings(tasks, dtype, aligned):
+def settings(tasks, aligned):
     """Constants and launch options of `gramian_kernel`."""
-    return dict(ROWS=tasks, TILE=tasks if tasks <= MOST else TILE,
-                SUM=tl.float64 if dtype == torch.float64 else tl.float32, BLOCK=1024 if tasks <= 4 else 512,
-                ALIGNED=aligned), dict(num_warps=4)  # fmt: skip
+    tile = tasks if tasks <= MOST else TILE
+    return dict(ROWS=tasks, TILE=tile, BLOCK=512 if tasks <= 4 else 256, ALIGNED=aligned), dict(num_warps=4)
 
 
 def builds(case):
     """What one launch of a `cases.Gradients` compiles to: (kernel, argument types, constants, options)."""
     arguments = {"addresses_ptr": "*i64:16", "chunks_ptr": "*i64:16", "zeros_ptr": f"*{NAMES[case.dtype]}:16",
                  "partial_ptr": "*fp64:16"}
-    yield gramian_kernel, arguments, *settings(case.tasks, case.dtype, True)
+    yield gramian_kernel, arguments, *settings(case.tasks, True)

@@ -80,7 +80,7 @@ def imports(module):
     asked = {node.attr for node in nodes(module) if isinstance(node, ast.Attribute)} | {
         name.rpartition(".")[2] for name in found if name.startswith("kernels.")}
     if "kernels.dispatch" in found or "kernels" in found:
-        found |= {f"kernels.{way}.{operation}" for way in ("cpu", "gpu") for operation in asked
+        found |= {f"kernels.{way}.{operation}" for way in ("cpu", "gpu", "native") for operation in asked
                   if not operation.startswith("_")} | {"kernels.reference"}
     found |= {name.rpartition(".")[0] for name in (*found, module)}
     return {name for name in found if path(name)} - {module}

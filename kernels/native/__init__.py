@@ -1,0 +1,1 @@
+"""The operations on the CPU, compiled for it from the C++ beside: `build.py` compiles and loads it, once."""

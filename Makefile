@@ -63,7 +63,7 @@ smoke: $(READY)  ## every suite at its smallest, in a copy under .work
 	@rm -rf $(SMALL) && mkdir -p $(SMALL)/.dvc
 	@cp -r dvc.yaml params.yaml .dvcignore pipeline models kernels $(SMALL) && cp .dvc/config $(SMALL)/.dvc
 	@test ! -d .work/kernels || { mkdir -p $(SMALL)/.work && cp -r .work/kernels $(SMALL)/.work; }
-	@cd $(SMALL) && rm -f pipeline/suites/*/dvc.lock && dvc config --local core.no_scm true && \
+	@cd $(SMALL) && rm -f pipeline/suites/*/dvc.lock pipeline/config/toy/dvc.yaml && dvc config --local core.no_scm true && \
 	    python -m pipeline.config.smoke && dvc repro -P && cat out/tables/*.md
 
 suites: $(READY)  ## bring every suite's copy of dvc.yaml up to date

@@ -1,7 +1,7 @@
 """`reference.feature_distance` and its gradients on the CPU, compiled: one pass, chunk of pixels by chunk.
 
-Sums run in float32 inside a chunk and in float64 across chunks. Students in float32 or bfloat16; what else there is
-goes to `kernels.cpu.feature_distance`.
+Sums run in float32 inside a chunk and in float64 across chunks. Students in float32 or bfloat16 and adaptors of at most
+WIDEST numbers; what else there is goes to `kernels.cpu.feature_distance`.
 """
 
 import ctypes
@@ -16,6 +16,7 @@ from kernels.reference import pixel_major
 
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.uint8: 3}       # as in feature_distance.cpp
 STUDENTS, TEACHERS = (torch.float32, torch.bfloat16), (torch.float32, torch.float16, torch.uint8)
+WIDEST = 1 << 16           # above, an adaptor outgrows the caches, and torch's own products are faster
 SMALL = 1 << 23            # multiplications below which a second thread costs more than it saves
 
 
@@ -46,7 +47,8 @@ def single_pass(student, adaptors, teachers, weights, want_student, want_adaptor
     """As `kernels.cpu.feature_distance.single_pass`."""
     identity = adaptors[0] is None
     kinds = {a.dtype for a in adaptors if a is not None}
-    if student.dtype not in STUDENTS or teachers[0].dtype not in TEACHERS or torch.float64 in kinds:
+    wide = not identity and adaptors[0].numel() > WIDEST
+    if wide or student.dtype not in STUDENTS or teachers[0].dtype not in TEACHERS or torch.float64 in kinds:
         return plain.single_pass(student, adaptors, teachers, weights, want_student, want_adaptors)
     if len({t.stride() for t in teachers}) > 1:
         teachers = [t.contiguous() for t in teachers]

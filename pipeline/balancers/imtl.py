@@ -13,7 +13,7 @@ from pipeline import balancers
 from pipeline.balancers.mgda import norms_of
 from pipeline.options.types import Positive
 
-RIDGE = 1e-12              # on cosines: where the hull holds zero, the weights that make zero
+RIDGE = 1e-10              # on cosines, above a Gramian's error: where the hull holds zero, the weights that make zero
 
 KNOWN_AS = ("imtl_g",)          # in released codes
 

@@ -9,25 +9,30 @@ waits for it. The last word has a plain `dvc repro`, which must find nothing lef
 run with as many threads (OMP_NUM_THREADS): sums in another order end in other bits.
 """
 
+import contextlib
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
 
 from pipeline import plan
 from pipeline.config.targets import stage, suites_of
-from pipeline.runtime import distributed
+from pipeline.runtime import distributed, locks
 from pipeline.runtime.errors import UserError, run
 from pipeline.runtime.files import WORK
 from pipeline.runtime.progress import clock
 
 LOGS = WORK / "logs"
+PATIENCE = 20.0            # seconds that a stage has to end in when all are stopped
 
 
 def main(jobs, *targets):
     if not jobs.isdigit() or int(jobs) < 1:
         raise UserError(f"{jobs!r} jobs; it should be a number of at least 1, as in `make -j4 table2`")
+    locks.mend()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))        # so that `finally` comes to its turn
     suites = suites_of(targets)
     rows = subprocess.run(["dvc", "repro", "--quiet", *(stage(suite, "rows") for suite in suites)])
     if rows.returncode:
@@ -88,7 +93,8 @@ def schedule(todo, waiting, slots):
                     {"CUDA_VISIBLE_DEVICES": slot} if slot is not None else {})
                 command = ["dvc", "--wait-for-lock", "repro", "-s", name]
                 with open(log_of(name), "w") as log:
-                    process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+                    process = subprocess.Popen(command, stdout=log, stderr=log, env=environment,
+                                               start_new_session=True)
                 running[name] = process, slot, time.monotonic()
             time.sleep(0.05)
             for name, (process, slot, begun) in list(running.items()):
@@ -101,9 +107,28 @@ def schedule(todo, waiting, slots):
                     print(f"{done:4}/{total}  {plan.short(name)}  {'FAILED' if process.returncode else 'done'}  "
                           f"({clock(time.monotonic() - begun)})", flush=True)
     finally:
-        for process, _, _ in running.values():
-            process.terminate()
+        stop([process for process, _, _ in running.values()])
     return failed
+
+
+def stop(processes):
+    """End the stages that still run, and wait for them: DVC's own files are whole only once they have ended.
+
+    Each is a session of its own, so that a Ctrl-C comes from here alone, to DVC and to the verb that it runs.
+    """
+    for process in processes:
+        tell(process, signal.SIGINT)
+    for process in processes:
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            tell(process, signal.SIGKILL)
+            process.wait()
+
+
+def tell(process, what):
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, what)
 
 
 def log_of(name):

@@ -1,8 +1,16 @@
 """`make -jN`: jobs and their GPUs; what they run is told by tests/test_dag.py."""
 
+import fcntl
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
 import pytest
 
 from pipeline import parallel
+from pipeline.runtime import locks
 from pipeline.runtime.errors import UserError
 
 
@@ -18,3 +26,60 @@ def test_jobs_have_gpus_of_their_own():
 def test_jobs_are_a_number(asked):
     with pytest.raises(UserError, match=f"'{asked}' jobs"):
         parallel.main(asked)
+
+
+@pytest.fixture
+def lock(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    locks.FOLDER.mkdir(parents=True)
+    return locks.FOLDER / "rwlock"
+
+
+@pytest.mark.parametrize("left", ["", '{"read": {"out/x": [{"pid": 1'])
+def test_a_lock_that_a_killed_command_cut_is_removed_unless_it_is_being_written(lock, left, capsys):
+    lock.write_text(left)
+    with open(lock.with_name("rwlock.lock"), "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        locks.mend()
+        assert lock.exists()
+    locks.mend()
+    assert not lock.exists() and "was cut by a command that was killed" in capsys.readouterr().err
+
+
+def test_a_whole_lock_stays(lock):
+    locks.mend()
+    lock.write_text('{"read": {}, "write": {}}')
+    locks.mend()
+    assert lock.exists()
+
+
+STUBBORN = """
+import signal, time
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+print('ready', flush=True)
+time.sleep(60)
+"""
+WILLING = """
+import pathlib, time
+print('ready', flush=True)
+try:
+    time.sleep(60)
+finally:
+    time.sleep(0.5)
+    pathlib.Path('ended').touch()
+"""
+
+
+def test_stopping_waits_for_what_runs_and_ends_what_does_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(parallel, "PATIENCE", 2.0)
+    started = [subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stdout=subprocess.PIPE,
+                                stderr=subprocess.DEVNULL) for code in (WILLING, STUBBORN)]
+    for process in started:
+        process.stdout.readline()
+    begun = time.monotonic()
+    parallel.stop(started)
+    assert pathlib.Path("ended").exists() and time.monotonic() - begun < 10
+    assert started[1].returncode == -signal.SIGKILL
+    for process in started:
+        process.stdout.close()

@@ -123,7 +123,7 @@ def test_truncated_shard_is_named(row):
 
 def test_missing_manifest_is_named(row):
     store.manifest_file(row, "semantic").unlink()
-    with pytest.raises(UserError, match="semantic.json is missing or damaged; run `dvc .* features@segnet-sem"):
+    with pytest.raises(UserError, match="semantic.json is missing or damaged; .*dvc repro -s features@segnet-sem"):
         source(row)
 
 

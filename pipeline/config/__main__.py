@@ -1,10 +1,12 @@
 """`make params`: check every suite's params.yaml, what they have in common, and say what is in force."""
 
 from pipeline.config import params, targets
+from pipeline.runtime import locks
 from pipeline.runtime.errors import run
 
 
 def main():
+    locks.mend()
     suites = {name: params.load(name) for name in params.files()}
     params.check_copies()
     targets.tables()

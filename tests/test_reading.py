@@ -30,7 +30,9 @@ REFUSED = {          # what the file holds, where, what is said
     "octal": (edited("official_batch: 2", "official_batch: 010"), LINE["official_batch: 2"],
               "010 is octal to some readers of YAML, not to others"),
     "lists-in-lists": (edited("seeds: [0]", "seeds: " + "[" * 2000 + "0" + "]" * 2000), LINE["seeds: [0]"],
-                       "nesting depth"),
+                       "nest"),                       # newer libyaml refuses 1,000 itself
+    "a-hundred-lists": (edited("seeds: [0]", "seeds: " + "[" * 100 + "0" + "]" * 100), LINE["seeds: [0]"],
+                        "nests lists and keys 51 deep; 50 is the most"),
     "key-twice": (edited("official_batch: 2", "official_batch: 2\nofficial_batch: 3"), LINE["official_batch: 2"] + 1,
                   "the key 'official_batch' stands twice"),
     "list-as-key": (BASE + b"? [a, b]\n: 1\n", END, "keys are text"),

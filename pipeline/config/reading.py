@@ -13,7 +13,7 @@ import yaml
 
 from pipeline.runtime.errors import UserError
 
-LONGEST = 300              # digits of a whole number
+LONGEST, DEEPEST = 300, 50           # digits of a whole number; lists and keys in one another
 
 
 class Loader(yaml.CSafeLoader):
@@ -92,9 +92,14 @@ class Dumper(yaml.CSafeDumper):
 def parsed(file, text):
     """The mapping; a suite's file is read again and again, and its text seldom changes."""
     try:
+        depth = 0
         for event in yaml.parse(text, Loader):
             refuse_alias(file, event)
             refuse_tag(file, event)
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:
+                raise UserError(f"{file}, line {event.start_mark.line + 1}, nests lists and keys {depth} deep; "
+                                f"{DEEPEST} is the most")
         tree = yaml.load(text, Loader)
     except yaml.YAMLError as mistake:
         said = " ".join(str(mistake).replace('in "<unicode string>", ', "at ").split())

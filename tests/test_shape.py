@@ -5,6 +5,8 @@ import re
 import yaml
 from conftest import ROOT
 
+from pipeline.config.schema import SETS
+
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 CODE = [path for package in ("pipeline", "models", "kernels") for path in (ROOT / package).rglob("*.py")]
 
@@ -17,6 +19,14 @@ def test_a_stage_runs_a_verb_that_is_one_file():
     for stage in STAGES.values():
         verb = re.search(r"-m pipeline\.(\w+) ", stage["cmd"])[1]
         assert (ROOT / f"pipeline/{verb}.py").exists()
+
+
+def test_a_table_waits_for_the_groups_that_it_may_show():
+    """`schema.SETS` says so to who writes a suite; dvc.yaml does it."""
+    for kind, groups in SETS.items():
+        stage = STAGES["quirks" if kind == "quirks" else f"table-{kind}"]
+        waited = {dep.rpartition("/metrics/")[2] for dep in stage["deps"] if "/metrics" in dep}
+        assert waited == {"teacher", *groups}, kind
 
 
 def test_every_group_that_a_suite_may_have_is_a_make_target():

@@ -71,6 +71,15 @@ def destinations(parameters, gradients):
             yield parameter, column
 
 
+def accumulated(parameters, gradients):
+    """The columns of `destinations`, after every parameter reached has the tensor that takes the sum for its .grad."""
+    held = []
+    for parameter, column in destinations(parameters, gradients):
+        parameter.grad = next(x for x in column if x is not None)
+        held.append(column)
+    return held
+
+
 def runs(columns, size, alone):
     """Columns as runs of at most `size` numbers: (rows that are there, and of each a list of tensors).
 

@@ -31,6 +31,15 @@ def pytest_collection_modifyitems(config, items):
         items[:] = items[first::of]
 
 
+def pytest_runtest_setup(item):
+    """What the mark `native` says needs the compiled kernels; nothing is compiled for tests that are not run."""
+    if item.get_closest_marker("native"):
+        from kernels.native import build
+
+        if reason := build.why_not():
+            pytest.skip(reason)
+
+
 def shipped(suite):
     """A suite's params.yaml as the project has it."""
     return (ROOT / file_of(suite)).read_text()

@@ -22,8 +22,7 @@ GRAMIANS = {"reference": (reference.gramian, "cpu"), "cpu": (cpu_gramian.gramian
             "native": (native_gramian.gramian, "cpu"), "triton": (gpu.gramian, DEVICE)}
 COMBINES = {"reference": (reference.combine, "cpu"), "cpu": (cpu_combine.combine, "cpu"),
             "native": (native_combine.combine, "cpu"), "triton": (gpu_combine.combine, DEVICE)}
-COMPILED = pytest.mark.skipif(bool(build.why_not()), reason=str(build.why_not()))
-FUSED = ["cpu", pytest.param("native", marks=COMPILED), "triton"]
+FUSED = ["cpu", pytest.param("native", marks=pytest.mark.native), "triton"]
 SOLVERS = {"reference": (reference.min_norm, "cpu"), "triton": (gpu_min_norm.min_norm, DEVICE)}
 
 

@@ -7,15 +7,13 @@ import torch
 
 from kernels import reference
 from kernels.cpu import gramian as cpu
-from kernels.native import build
 from kernels.native import gramian as native
 
 gpu = pytest.importorskip("kernels.gpu.gramian", reason="there is no Triton for this platform", exc_type=ImportError)
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"      # without one, Triton's interpreter
 GRAMIANS = {"reference": (reference.gramian, "cpu"), "cpu": (cpu.gramian, "cpu"),
             "native": (native.gramian, "cpu"), "triton": (gpu.gramian, DEVICE)}
-COMPILED = pytest.mark.skipif(bool(build.why_not()), reason=str(build.why_not()))
-NAMES = ["reference", "cpu", pytest.param("native", marks=COMPILED), "triton"]
+NAMES = ["reference", "cpu", pytest.param("native", marks=pytest.mark.native), "triton"]
 STRUCTURED = {"multiples": lambda g: (g, 3 * g), "opposed": lambda g: (g, -g), "equal": lambda g: (g, g.clone()),
               "constant": lambda g: (torch.full_like(g, 0.1), torch.full_like(g, 0.3)),
               "ones": lambda g: (torch.ones_like(g), torch.ones_like(g)),

@@ -24,8 +24,7 @@ versions = pytest.importorskip("kernels.versions", exc_type=ImportError)
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"      # without one, Triton's interpreter
 WAYS = {"chunked": (cpu.feature_distance, "cpu"), "native": (native.feature_distance, "cpu"),
         "triton": (gpu.feature_distance, DEVICE)}
-COMPILED = pytest.mark.skipif(bool(build.why_not()), reason=str(build.why_not()))
-NAMES = ["chunked", pytest.param("native", marks=COMPILED), "triton"]
+NAMES = ["chunked", pytest.param("native", marks=pytest.mark.native), "triton"]
 
 
 @pytest.fixture(params=["B1-C2-D2-H1-W2", "B2-C8-D8-H3-W5", "B3-C7-D16-H1-W1"])

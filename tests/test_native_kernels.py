@@ -17,7 +17,6 @@ from kernels.native import combine as native_combine
 from kernels.native import feature_distance as native
 from kernels.native import gramian as native_gramian
 
-COMPILED = pytest.mark.skipif(bool(build.why_not()), reason=str(build.why_not()))
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
@@ -59,12 +58,12 @@ def results(way, inputs):
 # -- right in every layout and type, with every number of threads
 
 MANY = [Distance(3, 2, 64, 61, 83), Distance(2, 2, 48, 61, 83, stored=cases.U8, layout="channels_last"),
-        Distance(1, 3, 20, 61, 83, teacher_channels=40, layout="strided"), Distance(2, 1, 264, 31, 23),
-        Distance(3, 2, 512, 9, 12), Distance(3, 2, 512, 1, 1, layout="vectors"),
+        Distance(1, 3, 20, 61, 83, teacher_channels=40, layout="strided"), Distance(2, 1, 250, 31, 23),
+        Distance(3, 2, 256, 9, 12), Distance(3, 2, 256, 1, 1, layout="vectors"),
         Distance(2, 3, 33, 61, 29, adaptor="none", students="own"), Distance(3, 700, 70, 1, 1, layout="vectors")]
 
 
-@COMPILED
+@pytest.mark.native
 @pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("case", MANY, ids=str)
 def test_distance_is_right_with_every_number_of_threads(case, count, monkeypatch):
@@ -76,7 +75,7 @@ def test_distance_is_right_with_every_number_of_threads(case, count, monkeypatch
         assert relative(value, right) < cases.COMPUTED[cases.F32][1] and torch.equal(value, other)
 
 
-@COMPILED
+@pytest.mark.native
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("stored", [cases.F32, cases.F16, cases.U8], ids=str)
 @pytest.mark.parametrize("dtype", [cases.F32, cases.BF16], ids=str)
@@ -93,7 +92,7 @@ def test_teachers_may_lie_pixel_by_pixel_or_channel_by_channel(dtype, stored, la
         assert max(relative(one, right), relative(other, right)) < cases.COMPUTED[dtype][1]
 
 
-@COMPILED
+@pytest.mark.native
 def test_the_students_gradient_has_the_students_order():
     for layout in ("contiguous", "channels_last"):
         inputs = Distance(2, 2, 24, 7, 11, layout=layout).inputs()
@@ -105,7 +104,7 @@ def test_the_students_gradient_has_the_students_order():
     assert relative(results(native.feature_distance, (turned, *rest))[2], plain) < cases.COMPUTED[cases.F32][1]
 
 
-@COMPILED
+@pytest.mark.native
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_a_pixel_that_is_not_finite_spoils_the_loss_and_its_own_gradient(value):
     students, *rest = Distance(2, 2, 16, 5, 7).inputs()
@@ -117,14 +116,15 @@ def test_a_pixel_that_is_not_finite_spoils_the_loss_and_its_own_gradient(value):
     assert spoilt[1, 2, 4] and spoilt.sum() == 1
 
 
-@COMPILED
+@pytest.mark.native
 def test_what_is_not_compiled_for_runs_in_torch(monkeypatch):
     monkeypatch.setattr(native, "entry", lambda: pytest.fail("the library was called"))
     for dtype in (torch.float64, cases.F16):
         native.feature_distance(*Distance(2, 1, 16, 2, 3, dtype=dtype).inputs())
+    native.feature_distance(*Distance(2, 1, 257, 2, 3, teacher_channels=256).inputs())      # an adaptor above WIDEST
 
 
-@COMPILED
+@pytest.mark.native
 @pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("case", [Gradients(3, cases.SOME, holes=True), Gradients(11, cases.SOME, cases.BF16),
                                   Gradients(2, ((1 << 17,), (3,), (70001,)), cases.F16)], ids=str)
@@ -148,7 +148,7 @@ def test_lists_are_right_with_every_number_of_threads(case, count, monkeypatch):
             assert relative(one.grad, other.grad) < 2 * cases.COMBINE[case.dtype]
 
 
-@COMPILED
+@pytest.mark.native
 @pytest.mark.parametrize("dtype", [cases.F32, cases.BF16, cases.F16, torch.float64], ids=str)
 def test_every_number_of_a_type_survives(dtype):
     """Subnormal, infinite and rounded ones: a sum of one gradient is that gradient."""
@@ -165,7 +165,7 @@ def test_every_number_of_a_type_survives(dtype):
 
 # -- built, or not
 
-@COMPILED
+@pytest.mark.native
 def test_the_library_is_built_once_and_under_its_digest(elsewhere, capfd, monkeypatch):
     monkeypatch.setattr(build, "FLAGS", ("-O0", *build.FLAGS[1:]))          # sooner
     assert dispatch.choose(torch.device("cpu")) == "native" and dispatch.describe("cpu") == "fused (native)"
@@ -173,6 +173,17 @@ def test_the_library_is_built_once_and_under_its_digest(elsewhere, capfd, monkey
     assert [re.fullmatch(r"[0-9a-f]{20}\.so", path.name) is not None for path in elsewhere.iterdir()] == [True]
     build.attempt.cache_clear()
     assert build.why_not() is None and capfd.readouterr().err == ""
+
+
+@pytest.mark.native
+def test_of_two_processes_that_want_the_library_one_compiles(tmp_path):
+    program = ("import pathlib, sys; from kernels.native import build; build.PLACE = pathlib.Path(sys.argv[1]); "
+               "build.FLAGS = ('-O0', *build.FLAGS[1:]); sys.exit(build.why_not())")
+    both = [subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "libraries")], text=True,
+                             stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)}) for _ in range(2)]
+    said = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sorted(said) == ["", "compiling kernels for this CPU\n"]
 
 
 def without(reason):
@@ -194,14 +205,14 @@ def test_without_a_compiler_torch_runs_and_says_so(elsewhere, monkeypatch):
     without(r"CXX is '/nonexistent/c\+\+', which is not there")
 
 
-@COMPILED
+@pytest.mark.native
 def test_a_build_that_fails_is_a_few_words(elsewhere, monkeypatch):
     monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-DLANES=)"))
     without(r"c\+\+ failed: .*error.*")
     assert not list(elsewhere.iterdir())
 
 
-@COMPILED
+@pytest.mark.native
 def test_a_folder_that_cannot_be_written_is_a_few_words(elsewhere, monkeypatch):
     elsewhere.write_text("a file where the folder should be")
     without(r"the compiled library cannot be written or loaded, .*")
@@ -215,7 +226,7 @@ def test_a_process_without_a_compiler_trains_on(tmp_path):
     assert done.stdout == "fused (chunked, since CXX is '/nonexistent', which is not there)\n" and not done.stderr
 
 
-@COMPILED
+@pytest.mark.native
 def test_make_kernels_names_compiler_flags_and_library(capsys):
     compile_cpu.main()
     said = capsys.readouterr().out

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from kernels.gpu.chunks import NAMES, base, chunk, launches
-from kernels.gradients import check_gradients, destinations
+from kernels.gradients import accumulated, check_gradients
 
 
 @triton.jit
@@ -46,10 +46,8 @@ def add_up(target, parts, weights, place, mask, TASKS: tl.constexpr, SUM: tl.con
 def combine(parameters, gradients, weights):
     """As the reference; the sum runs in float32 (float64 for float64) and is rounded once."""
     check_gradients(gradients, weights, parameters)
-    weights, held = weights.double(), []
-    for parameter, column in destinations(parameters, gradients):
-        parameter.grad = next(x for x in column if x is not None)
-        held.append([*column, parameter.grad])
+    weights = weights.double()
+    held = [[*column, next(x for x in column if x is not None)] for column in accumulated(parameters, gradients)]
     for dtype, aligned, addresses, chunks, zeros in launches(held):
         constants, options = settings(len(gradients), dtype, aligned)
         combine_kernel[(len(chunks),)](addresses, chunks, zeros, weights, **constants, **options)

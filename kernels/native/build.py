@@ -2,10 +2,11 @@
 
 The compiler is CXX of the environment, else c++, g++ or clang++. The library lies in .work/kernels under the project's
 root, named after the digest of sources, flags, compiler and CPU, so that whatever changes is compiled anew. It is
-written beside and renamed: two processes may build at the same time.
+written beside and renamed; of processes that want it at the same time one compiles, and the others wait for it.
 """
 
 import ctypes
+import fcntl
 import functools
 import hashlib
 import os
@@ -61,12 +62,19 @@ def built():
     target = PLACE / f"{digest(compiler)}.so"
     if not target.exists():
         PLACE.mkdir(parents=True, exist_ok=True)
-        print("compiling kernels for this CPU", file=sys.stderr, flush=True)
-        with tempfile.TemporaryDirectory(dir=PLACE) as folder:
-            beside = pathlib.Path(folder) / target.name
-            run(*compiler, *FLAGS, *map(str, sources(".cpp")), "-o", str(beside))
-            beside.replace(target)
+        with open(PLACE.with_suffix(".lock"), "w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            if not target.exists():
+                compile_to(target, compiler)
     return target
+
+
+def compile_to(target, compiler):
+    print("compiling kernels for this CPU", file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory(dir=PLACE) as folder:
+        beside = pathlib.Path(folder) / target.name
+        run(*compiler, *FLAGS, *map(str, sources(".cpp")), "-o", str(beside))
+        beside.replace(target)
 
 
 def find_compiler():

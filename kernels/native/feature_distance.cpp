@@ -41,15 +41,15 @@ namespace {
 struct Plan {
     const Call& call;
     long Dp, TD, Cp, s_row, a_row, per_image, chunk, chunks;
-    bool whole, few;                       // no padding; and so few pixels that W is read where it lies
+    bool whole;                            // no padding
     Block<float> forward, backward;        // W' in panels of WIDE tasks' channels; W in panels of WIDE channels
 
     explicit Plan(const Call& c)
         : call(c), Dp(up(c.D, LANES)), TD(up(c.tasks * Dp, WIDE)), Cp(up(c.C, WIDE)), s_row(stride(Cp)),
           a_row(stride(TD)), per_image((c.pixels + CHUNK - 1) / CHUNK),
           chunk(std::min(CHUNK, up((c.pixels + per_image - 1) / per_image, ROWS))), chunks(c.images * per_image),
-          whole(TD == c.tasks * c.D && Cp == c.C), few(whole && c.adaptors && c.images * c.pixels <= ROWS),
-          forward(c.adaptors && !few ? TD * Cp : 0), backward(c.adaptors && !few ? TD * Cp : 0) {}
+          whole(TD == c.tasks * c.D && Cp == c.C), forward(c.adaptors ? TD * Cp : 0),
+          backward(c.adaptors ? TD * Cp : 0) {}
 
     bool trained() const { return call.adaptors && call.by_adaptors; }
 
@@ -117,7 +117,7 @@ struct Worker {
         const long n = std::min(plan.chunk, call.pixels - first);
         gather(static_cast<const S*>(call.student) + image * call.image_step + first * call.pixel_step,
                call.pixel_step, call.channel_step, n, call.C, s, plan.s_row);
-        if (call.adaptors) forward(n);
+        if (call.adaptors) product(n, plan.TD, call.C, s, plan.s_row, plan.forward, a, plan.a_row);
         for (long t = 0; t < call.tasks; t++) {
             const G* teacher = static_cast<const G*>(call.teachers[t]) + image * call.teacher_image_step
                                + first * call.teacher_pixel_step;
@@ -128,29 +128,12 @@ struct Worker {
                 rows<std::is_same_v<G, uint8_t>>(t, n, static_cast<const float*>(g), plan.Dp);
             }
         }
-        if (call.adaptors && call.by_student) backward(n);
+        if (call.adaptors && call.by_student) product(n, plan.Cp, plan.TD, a, plan.a_row, plan.backward, ds, plan.Cp);
         if (plan.trained()) add(n);
         if (call.by_student)
             scatter(ds, plan.Cp, n, call.C,
                     static_cast<S*>(call.by_student) + image * call.by_image_step + first * call.by_pixel_step,
                     call.by_pixel_step, call.by_channel_step);
-    }
-
-    void forward(long n) {
-        if (!plan.few) return product(n, plan.TD, call.C, s, plan.s_row, plan.forward, a, plan.a_row);
-        Block<float> panel(WIDE * call.C);
-        for (long r = 0; r < plan.TD; r += WIDE) {
-            plan.pack_forward(r, panel);
-            product(n, WIDE, call.C, s, plan.s_row, panel, a + r, plan.a_row);
-        }
-    }
-
-    void backward(long n) {
-        if (!plan.few) return product(n, plan.Cp, plan.TD, a, plan.a_row, plan.backward, ds, plan.Cp);
-        for (long t = 0; t < call.tasks; t++)
-            for (long j = 0; j < call.C; j += WIDE)
-                tile_of<ROWS, false>(n, call.D, a + t * call.D, plan.a_row, call.adaptors[t] + j, call.C, ds + j,
-                                     plan.Cp, t > 0);
     }
 
     // distances of one task's pixels, and da: in the place of a, or added up in ds if there are no adaptors
@@ -232,7 +215,7 @@ template <class S, class G> void run(const Call& call) {
     const long threads = std::max(1L, std::min(call.threads, plan.chunks));
     const long helpers = plan.TD * call.C > (1 << 16) ? threads : 1;
     const auto share = [&](long all, long i) { return all * i / helpers; };
-    if (call.adaptors && !plan.few)
+    if (call.adaptors)
         on_threads(helpers, [&](long i) {
             plan.pack(share(plan.TD / WIDE, i) * WIDE, share(plan.TD / WIDE, i + 1) * WIDE);
         });

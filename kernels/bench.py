@@ -60,10 +60,16 @@ def main(*words):
     sys.exit(1 if failed else 0)
 
 
+def commit():
+    """Of the project; "unknown" outside a clone."""
+    done = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True,
+                          cwd=pathlib.Path(__file__).parent)
+    return done.stdout.strip() or "unknown"
+
+
 def heading(bandwidth):
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
     name = torch.cuda.get_device_name() if DEVICE.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    return (f"{datetime.date.today()}  {name}  torch {torch.__version__}  commit {commit or 'unknown'}\n"
+    return (f"{datetime.date.today()}  {name}  torch {torch.__version__}  commit {commit()}\n"
             f"kernels {dispatch.describe(DEVICE)}; a copy moves {bandwidth / 1e9:.1f} GB/s")
 
 

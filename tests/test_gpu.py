@@ -102,6 +102,9 @@ def test_lines_hold_the_figures_and_judge_them_on_a_gpu_alone():
     steps = [{"kind": "step", "title": "segnet, batch 2, 288x384, width 1", "variant": name, "seconds": seconds,
               "memory": 1.0, "outside": 0.1, "waits": 0, "beside": {"plain": 14e-3}} for name, seconds in took.items()]
     text = "\n".join(summary.of_part("c", steps, True))
+    parts = {"c": {"figures": steps}, "e": {"figures": [{"kind": "real", "paper_steps": 79_400}]}}
+    assert [line.rpartition(" in ")[2] for line in summary.hours(parts)] == ["0.08 h", "0.07 h"]
+    assert not summary.hours(parts | {"c": {"figures": [step | {"title": "segnet, batch 2, 32x64"} for step in steps]}})
     assert "4.00x plain (at least 3.5: ok), 1.43x plain compiled (at least 1.6: misses)" in text
     assert "KD / uniform in bfloat16 1.167 (at most 1.1: misses)" in text
 

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from conftest import command
 
 from pipeline import objectives
 from pipeline.loop.record import Sums
@@ -69,3 +70,11 @@ def test_an_objective_without_metrics_of_its_own_adds_none():
     assert metrics.results() == {}
     with pytest.raises(NotImplementedError):
         objectives.Objective()(None)
+
+
+def test_a_stage_starts_without_the_compiler():
+    """Importing it takes seconds, and torch.use_deterministic_algorithms does."""
+    done = command(code="import sys, pipeline.evaluate; from pipeline.runtime import device; device.pick(); import torch; "
+                        "print(torch.are_deterministic_algorithms_enabled(), 'torch._inductor' in sys.modules)",
+                   DEVICE="cpu")
+    assert done.stdout == "True False\n", done.stderr

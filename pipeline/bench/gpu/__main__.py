@@ -13,6 +13,7 @@ every part, OUT/<part>.log as it runs, and prints a table at the end. Installs n
 taken from the wheels in the folder that the environment's WHEELS names. DEVICE=cpu runs every part at its smallest.
 """
 
+import contextlib
 import datetime
 import importlib.util
 import json
@@ -29,14 +30,17 @@ import zipfile
 
 import torch
 
+from kernels.bench import commit
 from pipeline.bench.gpu import summary
+from pipeline.runtime import files
+from pipeline.runtime.files import PROJECT
 
-PROJECT = pathlib.Path(__file__).resolve().parents[3]
 BUDGETS = {"a": 60, "b": 90, "c": 120, "d": 60, "e": math.inf}
 DRY = 40                   # seconds of part e without a GPU
 ENDING = 4                 # seconds kept for the table
 WORDS = {"seconds": r"\d+", "parts": "[abcde]+", "nyuv2": ".+", "out": ".+"}
-TESTS = ["tests/test_kernels.py", "tests/test_gradient_kernels.py", "-rfE", "-p", "no:cacheprovider", "-k"]
+TESTS = [*(f"tests/test_{name}.py" for name in ("kernels", "gradient_kernels", "gramian_bound")), "-rfE", "-p",
+         "no:cacheprovider", "-k"]
 
 
 def main(words):
@@ -56,7 +60,7 @@ def main(words):
         left = int(asked["seconds"]) - ENDING - (time.monotonic() - begun)
         found["parts"][part] = run_part(part, min(DRY if dry and part == "e" else BUDGETS[part], left),
                                         asked, dry, out, environment)
-        write(out, found)
+        files.write(out / "gpu.json", (json.dumps(found, indent=1) + "\n").encode())
     print(f"\n{summary.text(found)}\n{out}/gpu.json", flush=True)
     sys.exit(0 if all(part["state"] == "passed" for part in found["parts"].values()) else 1)
 
@@ -96,10 +100,11 @@ def commands(part, asked, dry, out, seconds):
     """Lists of commands; those of one list run at once."""
     python = [sys.executable, "-m"]
     if part == "a":
-        which = ("triton and (T1-3x16 or T3-2x16 or SOME or two_launches) and not never" if dry else
+        which = ("triton and (T1-3x16 or T3-2x16 or two_launches) and not never" if dry else
                  "(triton or products_on_the_chip or float16_students) and not never_loads and not versions")
         shards = max(1, min(12, (os.cpu_count() or 1) - 2))
-        return [[[*python, "pytest", *TESTS, which, f"--shard={i}/{shards}"] for i in range(shards)]]
+        tests = [[*python, "pytest", *TESTS, which, f"--shard={i}/{shards}"] for i in range(shards)]
+        return [[*tests, [*python, "kernels.compile_cpu"]]]           # which part d wants on the CPU
     if part == "b":
         bench = [*python, "kernels.bench", f"seconds={0.85 * seconds:.0f}"]
         return [[[*bench, "min_norm: T3"]], [[*bench, "2x512x9x12"]]] if dry else [[bench]]
@@ -144,31 +149,30 @@ def run_part(part, seconds, asked, dry, out, environment):
 
 def watch(commands, logs, end, environment):
     """Run commands at once until `end` -> their exit codes, None of one that was ended. One alone is shown."""
-    with_logs = [(command, open(log, "wb")) for command, log in zip(commands, logs, strict=True)]
-    started = [subprocess.Popen(command, cwd=PROJECT, stdout=log, stderr=subprocess.STDOUT, env=environment,
-                                start_new_session=True) for command, log in with_logs]
-    shown = open(logs[0], "rb")
-    while True:
-        running = any(process.poll() is None for process in started)
-        if len(commands) == 1:
-            sys.stdout.write(shown.read().decode(errors="replace"))
-            sys.stdout.flush()
-        if not running:
-            return [process.returncode for process in started]
-        if time.monotonic() > end:
+    started = []
+    for command, log in zip(commands, logs, strict=True):
+        with open(log, "wb") as file:
+            started.append(subprocess.Popen(command, cwd=PROJECT, stdout=file, stderr=subprocess.STDOUT,
+                                            env=environment, start_new_session=True))
+    with open(logs[0], "rb") as shown:
+        while True:
             codes = [process.poll() for process in started]
-            for process in started:
-                end_all(process)
-            return codes
-        time.sleep(0.1)
+            if len(commands) == 1:
+                sys.stdout.write(shown.read().decode(errors="replace"))
+                sys.stdout.flush()
+            if None not in codes or time.monotonic() > end:
+                break
+            time.sleep(0.1)
+    for process, code in zip(started, codes, strict=True):
+        if code is None:
+            end_all(process)
+    return codes
 
 
 def end_all(process):
     """A process and all that it has started."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 
@@ -182,17 +186,6 @@ def named(dry):
 
 def version(package):
     return importlib.import_module(package).__version__ if importlib.util.find_spec(package) else "none"
-
-
-def commit():
-    done = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=PROJECT)
-    return done.stdout.strip() or "unknown"
-
-
-def write(out, found):
-    beside = out / "gpu.json.tmp"
-    beside.write_text(json.dumps(found, indent=1) + "\n")
-    os.replace(beside, out / "gpu.json")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,6 @@ from pipeline.runtime import device, files
 from pipeline.runtime.errors import UserError, run
 from pipeline.runtime.row import read
 
-PAPER_EPOCHS = 200
 SHARE = 0.8                # of the seconds left that training may take: the rest is starting, features and measurement
 OURS, BESIDE = 1.3, {"cuda": 2.0, "cpu": 4.0}      # in epochs of a teacher: one of Ours, and one of four at once
 TEACHERS = ("semantic", "depth", "normal")
@@ -50,8 +49,9 @@ def main(folder, *words):
         prepare.main("rooms")
         taken = probe()
         fit = SHARE * (end - time.monotonic()) / ((OURS + BESIDE[device.pick().type]) * taken)
-        epochs = max(1, min(int(word(words, "most", str(PAPER_EPOCHS))), int(fit)))
-        print(f"an epoch takes {taken:.2f} s: {epochs} of the paper's {PAPER_EPOCHS} epochs", flush=True)
+        all_of_them = paper()["train"]["default"]["epochs"]
+        epochs = max(1, min(int(word(words, "most", str(all_of_them))), int(fit)))
+        print(f"an epoch takes {taken:.2f} s: {epochs} of the paper's {all_of_them} epochs", flush=True)
         write(tree, epochs)
         at_once([("teacher", task) for task in TEACHERS] + [("baseline", "uniform")])
         for task in TEACHERS:
@@ -62,6 +62,11 @@ def main(folder, *words):
         table.main("rooms", "table2")
         print(pathlib.Path("out/tables/table2.md").read_text())
         note(tree, epochs, real)
+
+
+def paper():
+    """The protocol of the paper as the project ships it."""
+    return reading.read(files.PROJECT / params.TOP)["protocols"]["paper"]
 
 
 def word(words, key, default=None):
@@ -127,11 +132,10 @@ def at_once(runs):
 
 def note(tree, epochs, real):
     cells = json.loads(pathlib.Path("out/tables/table2.json").read_text())["cells"]
-    data, paper = tree["protocols"]["paper"]["data"], reading.read(files.PROJECT / params.TOP)["protocols"]["paper"]
-    batch = paper["train"]["default"]["batch"]
-    figures.note("real", data="NYUv2" if real else "rendered rooms", epochs=epochs, of=PAPER_EPOCHS,
+    data, train = tree["protocols"]["paper"]["data"], paper()["train"]["default"]
+    figures.note("real", data="NYUv2" if real else "rendered rooms", epochs=epochs, of=train["epochs"],
                  images=data["train"], size=[data["height"], data["width"]], cells=cells,
-                 paper_steps=paper["data"]["train"] // batch * PAPER_EPOCHS,
+                 paper_steps=paper()["data"]["train"] // train["batch"] * train["epochs"],
                  cost={name: json.loads(pathlib.Path(f"out/rooms/{group}/segnet-{name}-s0/cost.json").read_text())
                        for group, name in (("baseline", "uniform"), ("student", "ours"))})
 

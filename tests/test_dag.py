@@ -128,6 +128,7 @@ NOTHING = [          # file, edit: what is not in force, what says things, what 
     ("pipeline/balancers/novel.py", None, "from pipeline.balancers.uniform import Balancer as Balancer\n")]
 REVERTED = ("lambda", "balancer-edited", "method-added", "method-reordered", "tasks-reordered", "seed-added",
             "wide-row", "ablation-row")        # the others stay, one on top of another
+ALIKE = ("epochs", "network", "reader")    # another edit of the list reruns as much by the same way: make test-slow
 
 
 def after(stages):
@@ -148,7 +149,8 @@ def edited(folder, file, old, new):
     return before
 
 
-@pytest.mark.parametrize("edit", EDITS)
+@pytest.mark.parametrize("edit", [
+    pytest.param(name, marks=[pytest.mark.slow] if name in ALIKE else []) for name in EDITS])
 def test_edit_reruns_exactly(project, edit):
     file, old, new, stages = EDITS[edit]
     expected, before = after(stages), edited(project, file, old, new)

@@ -74,7 +74,7 @@ def test_an_objective_without_metrics_of_its_own_adds_none():
 
 def test_a_stage_starts_without_the_compiler():
     """Importing it takes seconds, and torch.use_deterministic_algorithms does."""
-    done = command(code="import sys, pipeline.evaluate; from pipeline.runtime import device; device.pick(); import torch; "
+    done = command(code="import sys, torch, pipeline.evaluate; from pipeline.runtime import device; device.pick(); "
                         "print(torch.are_deterministic_algorithms_enabled(), 'torch._inductor' in sys.modules)",
                    DEVICE="cpu")
     assert done.stdout == "True False\n", done.stderr

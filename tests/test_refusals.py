@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pathlib
 import re
 import resource
 import signal
@@ -60,14 +61,18 @@ def test_too_little_memory_for_torch_is_a_sentence(folder):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("wait", [0.3, 0.8])
+@pytest.mark.parametrize("wait", [0.0, 0.3, 0.8])
 def test_interrupted_before_it_has_begun(folder, wait):
+    """torch's C++ start aborts where a signal becomes an exception inside it: one run in twenty did."""
     process = subprocess.Popen([sys.executable, "-m", "pipeline.train", "rooms", "baseline", "segnet", "uniform", "0"],
                                cwd=folder, stderr=subprocess.PIPE, text=True, env=HERE)
+    libraries = pathlib.Path(f"/proc/{process.pid}/maps")
+    while "libtorch" not in libraries.read_text():
+        time.sleep(0.01)
     time.sleep(wait)
     process.send_signal(signal.SIGINT)
     said = process.communicate()[1]
-    assert process.returncode in (130, -signal.SIGINT) and "Traceback" not in said
+    assert process.returncode == 130 and "Traceback" not in said
     assert "interrupted; the same command goes on" in said
 
 

@@ -2,8 +2,11 @@
 
 import inspect
 import os
+import signal
 import sys
 import time
+
+from pipeline import INTERRUPTED, leave
 
 
 class UserError(Exception):
@@ -18,6 +21,7 @@ def run(main, *arguments):
         wanted = " ".join(f"<{name}>" for name in inspect.signature(main).parameters)
         print(f"error: {len(arguments)} words given; wanted are {wanted}, as at the top of the file", file=sys.stderr)
         sys.exit(2)
+    raise_on_interrupt()
     try:
         main(*arguments)
     except (UserError, OSError) as problem:
@@ -26,5 +30,11 @@ def run(main, *arguments):
         print(f"error: {problem}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from the last finished epoch", file=sys.stderr)
+        sys.stderr.write(INTERRUPTED)
         sys.exit(130)
+
+
+def raise_on_interrupt():
+    """From here on Ctrl-C is an exception, so that what was begun is put away."""
+    if signal.getsignal(signal.SIGINT) is leave:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -33,6 +33,7 @@ import torch
 from kernels.bench import commit
 from pipeline.bench.gpu import summary
 from pipeline.runtime import files
+from pipeline.runtime.errors import raise_on_interrupt
 from pipeline.runtime.files import PROJECT
 
 BUDGETS = {"a": 60, "b": 90, "c": 120, "d": 60, "e": math.inf}
@@ -189,6 +190,7 @@ def version(package):
 
 
 if __name__ == "__main__":
+    raise_on_interrupt()
     try:
         main(sys.argv[1:])
     except KeyboardInterrupt:

@@ -13,12 +13,13 @@ from pipeline.runtime.errors import UserError
 
 TASKS = ["a", "b", "c"]
 ROWS = torch.tensor([[4, -1, 0, 2], [-1, 3, 1, 0.5], [0.5, -2, 1.5, -1]], dtype=torch.float64)
+ALL = torch.ones(1, 3, dtype=torch.bool)
 
 
 def test_statistics_of_a_fixed_matrix():
     """Values of the released code's log on these gradients."""
     found = {key: value.item() for key, value in record.statistics(
-        TASKS, torch.ones(1, 3, dtype=torch.float64), (ROWS @ ROWS.T)[None]).items()}
+        TASKS, torch.ones(1, 3, dtype=torch.float64), (ROWS @ ROWS.T)[None], ALL).items()}
     assert found == {key: pytest.approx(value, abs=2e-4) for key, value in {
         "norm_a": 21**0.5, "norm_b": 11.25**0.5, "norm_c": 7.5**0.5,
         "cosine_a_b": -6 / (21 * 11.25) ** 0.5, "cosine_a_c": 2 / (21 * 7.5) ** 0.5,
@@ -40,9 +41,23 @@ def test_a_line_is_the_mean_over_the_steps_that_have_a_value():
     assert list(seen.line()) == ["weight_a", "weight_b", "weight_c"]
 
 
+def test_a_step_without_a_label_counts_in_none_of_the_task_s_means():
+    seen, m = record.Record(TASKS), ROWS @ ROWS.T
+    seen.add(torch.tensor([1.0, 2.0, 3.0]), m, None)
+    seen.add(torch.tensor([3.0, 0.0, 5.0]), m * torch.tensor([[1, 0, 1], [0, 0, 0], [1, 0, 1]]), None, (0, 2))
+    seen.add(torch.zeros(3), None, None, ())
+    line = seen.line()
+    assert [line[f"weight_{task}"] for task in TASKS] == [2, 2, 4]
+    assert (line["norm_b"], line["norm_c"]) == (pytest.approx(11.25**0.5), pytest.approx(7.5**0.5))
+    assert line["cosine_a_b"] == pytest.approx(-6 / (21 * 11.25) ** 0.5)
+    assert line["conflict"] == pytest.approx((2 / 3 + 0) / 2)            # of three pairs, then of one
+    seen.add(torch.tensor([1.0, 0.0, 1.0]), None, None, (0, 2))
+    assert list(seen.line()) == ["weight_a", "weight_c"]
+
+
 def test_parallel_gradients_have_condition_one():
     m = torch.ones(1, 3, 3, dtype=torch.float64)
-    found = record.statistics(TASKS, torch.ones(1, 3, dtype=torch.float64), m)
+    found = record.statistics(TASKS, torch.ones(1, 3, dtype=torch.float64), m, ALL)
     assert found["condition"].item() == pytest.approx(1) and found["conflict"].item() == 0
 
 

@@ -55,8 +55,8 @@ class Toy(torch.nn.Module):
 METHODS = declared.names("pipeline.balancers")
 
 
-def train_toy(name, steps, balancer=None, model=None, start=0, **options):
-    """(model, balancer) after some steps of SGD on fresh batches, as the loop does them."""
+def train_toy(name, steps, balancer=None, model=None, start=0, there=None, **options):
+    """(model, balancer) after some steps of SGD on fresh batches, as the loop does them; labels of `there` alone."""
     model = model or Toy()
     balancer = balancer or balancers.load(name, TASKS, **options)
     optimiser = torch.optim.SGD(model.parameters(), 0.02)
@@ -66,13 +66,13 @@ def train_toy(name, steps, balancer=None, model=None, start=0, **options):
         x = torch.randn(6, 5, generator=torch.Generator().manual_seed(k))
         losses = model.losses(x)
         optimiser.zero_grad(set_to_none=True)
-        weights, gramian = balancers.backward(balancer, model, losses, {}, model.features)
+        weights, gramian = balancers.backward(balancer, model, losses, {}, model.features, there=there)
         assert weights.shape == (3,) and weights.isfinite().all() and (gramian is None) == (balancer.needs == "losses")
-        assert all(p.grad is not None for p in model.parameters())
+        assert all(p.grad is not None for p in model.parameters()) or there
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         if balancer.looks_again:
-            balancers.look_again(balancer, list(model.buffers()), lambda model=model, x=x: model.losses(x))
+            balancers.look_again(balancer, list(model.buffers()), lambda model=model, x=x: model.losses(x), there)
     return model, balancer
 
 

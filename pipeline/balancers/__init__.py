@@ -15,8 +15,13 @@ A Gramian is (T, T), float64; G_ij = <g_i, g_j>. Options that every method has:
     scale       own: weights as the paper has them | sum, mean: their absolute values add up to T, to 1
     attention   MTAN's branches, where a Gramian on the parameters is needed: own, as heads | shared: in the Gramian
     period      weights are computed every so many steps; between, one pass with the last ones
+
+A task without a label in a batch takes no part in its step: the method sees the other tasks alone, as if there were no
+more, and what it has learned of the absent one stays as it was.
 """
 
+import copy
+import functools
 import importlib
 from typing import Literal
 
@@ -40,6 +45,7 @@ class Balancer:
     looks_again = False        # True: `look_again` wants the losses of the same batch after the update
     residual = None            # after `weights`, of a method that solves a problem: how far from solved, () tensor
     state = ("calls", "last_weights", "generator")     # attributes that a resumed run needs
+    axes = {"preference": (0,), "last_weights": (0,)}  # of attributes with a number a task: the axes of tasks
 
     def __init__(self, tasks, *, heads: Literal["own", "weighted"] | None = None,
                  preference: dict[Name, Positive] | None = None, scale: Literal["own", "sum", "mean"] = "own",
@@ -97,6 +103,26 @@ class Balancer:
         """(T,) factors of each head's own gradient."""
         return weights if self.heads == "weighted" else torch.ones_like(weights)
 
+    def among(self, there):
+        """The same method for the tasks at these positions alone; `follow` brings back what it learns."""
+        part = copy.copy(self)
+        part.tasks = [self.tasks[i] for i in there]
+        for name, axes in self.axes.items():
+            setattr(part, name, taken(getattr(self, name), there, axes))
+        return part
+
+    def follow(self, part, there):
+        """Have learned what `part`, made by `among`, has in a step; what the other tasks have stays as it was."""
+        self.residual = part.residual
+        for name in self.state:
+            new = getattr(part, name)
+            if name not in self.axes:
+                setattr(self, name, new)
+            elif new is not None:
+                if getattr(self, name) is None:                     # the first weights of a `period`
+                    setattr(self, name, new.new_ones(len(self.tasks)))
+                put(getattr(self, name), new, there, self.axes[name])
+
     def look_again(self, losses):
         """losses (T,) of the same batch after the update, if the class `looks_again`."""
 
@@ -127,10 +153,33 @@ def placed(value, device):
     return value.to(device) if isinstance(value, torch.Tensor) else value
 
 
+def taken(value, there, axes=(0,)):
+    """The entries of some tasks, of a tensor along its `axes` or of a list; a copy. None of None."""
+    if isinstance(value, list):
+        return [value[i] for i in there]
+    for axis in axes if value is not None else ():
+        value = value.index_select(axis, torch.tensor(there, device=value.device))
+    return value
+
+
+def put(value, new, there, axes=(0,)):
+    """The other way, in place: entries of some tasks become `new`."""
+    if isinstance(value, list):
+        for i, entry in zip(there, new, strict=True):
+            value[i] = entry
+        return
+    places = torch.tensor(there, device=value.device)
+    where = [slice(None)] * value.dim()
+    for count, axis in enumerate(axes):
+        where[axis] = places.view(-1, *[1] * (len(axes) - 1 - count))
+    value[tuple(where)] = new
+
+
 class Learned(Balancer):
     """A method with one learned number a task and an Adam of its own; lr None is the network's rate, step by step."""
     joins = False              # True: with lr None the numbers are in the network's own Adam, so have its beta2 too
     state = (*Balancer.state, "learned", "optimiser")
+    axes = Balancer.axes | {"learned": (0,)}
 
     def __init__(self, tasks, init, lr, decay=0.0, **common):
         super().__init__(tasks, **common)
@@ -148,6 +197,24 @@ class Learned(Balancer):
         self.learned.grad = gradient.to(self.learned)
         self.optimiser.step()
 
+    def among(self, there):
+        part = super().among(there)
+        part.learn = functools.partial(self.learn_some, part, there)
+        return part
+
+    def learn_some(self, part, there, gradient):
+        """`learn` for some tasks; of the others neither the numbers nor Adam's moments move."""
+        moments = self.optimiser.state[self.learned]
+        held = {name: moments[name].clone() for name in ("exp_avg", "exp_avg_sq") if moments}
+        whole, learned = torch.zeros_like(self.learned), self.learned.clone()
+        put(whole, gradient.to(whole), there)
+        self.learn(whole)
+        for name, now in (("learned", self.learned), *((name, moments[name]) for name in ("exp_avg", "exp_avg_sq"))):
+            before = learned if name == "learned" else held.get(name, torch.zeros_like(now))
+            put(before, taken(now, there), there)
+            now.copy_(before)
+        part.learned = taken(self.learned, there)
+
 
 def load(name, tasks, **options):
     """A balancer by its file's name. ValueError, in one sentence, for an option that its class does not take."""
@@ -161,14 +228,17 @@ def load(name, tasks, **options):
 
 # -- one step
 
-def backward(balancer, model, losses, terms, features, extra_parameters=()):
+def backward(balancer, model, losses, terms, features, extra_parameters=(), there=None):
     """Fill every `.grad` from the task losses, T scalars, and the objective's own terms (scalars, never balanced).
 
-    extra_parameters: those of the objective that the losses reach; they are heads to a balancer.
+    extra_parameters: those of the objective that the losses reach; they are heads to a balancer. there: positions of
+    the tasks that have a label in the batch, None: all have; the others' heads have no gradient.
 
     Returns the weights (T,) that were applied and the Gramian (T, T), None where there was none; with one, NaN for the
-    tasks whose gradient was not finite.
+    tasks whose gradient was not finite; 0 for those that are not there.
     """
+    if there is not None and len(there) < len(losses):
+        return some_backward(balancer, model, losses, terms, features, extra_parameters, there)
     values = distributed.total(torch.stack([loss.detach() for loss in losses]))
     again = balancer.last_weights is not None and balancer.calls % balancer.period
     balancer.calls += 1
@@ -179,6 +249,23 @@ def backward(balancer, model, losses, terms, features, extra_parameters=()):
                         "gramian": by_gramian}[balancer.needs](balancer, model, losses, values, terms, extra_parameters,
                                                                features)
     balancer.last_weights = weights if balancer.period > 1 else None
+    return weights, gramian
+
+
+def some_backward(balancer, model, losses, terms, features, extra_parameters, there):
+    """`backward` of the tasks that are there, of the terms alone where none is."""
+    weights, gramian = torch.zeros(len(losses), dtype=torch.float64, device=losses[0].device), None
+    if there:
+        part = balancer.among(there)
+        found, seen = backward(part, model, [losses[i] for i in there], terms, features, extra_parameters)
+        balancer.follow(part, there)
+        put(weights, found.double(), there)
+        if seen is not None:
+            gramian = seen.new_zeros(len(losses), len(losses))
+            put(gramian, seen, there, (0, 1))
+    elif terms:
+        sum(terms.values()).backward()
+        distributed.total_gradients([*model.parameters(), *extra_parameters])
     return weights, gramian
 
 
@@ -251,13 +338,18 @@ def parts(balancer, model, extra_parameters):
     return shared, [*(p for task in balancer.tasks for p in of_task(task)), *extra_parameters]
 
 
-def look_again(balancer, buffers, losses):
+def look_again(balancer, buffers, losses, there=None):
     """Show the balancer `losses()` of the same batch, T scalars, after an update by new weights.
 
-    buffers: tensors that computing them changes, batch norm's statistics; they are left as they were.
+    buffers: tensors that computing them changes, batch norm's statistics; they are left as they were. there: as
+    `backward` has it.
     """
-    if (balancer.calls - 1) % balancer.period:
+    if (balancer.calls - 1) % balancer.period or there == ():
         return
+    if there is not None and len(there) < len(balancer.tasks):
+        part = balancer.among(there)
+        look_again(part, buffers, lambda: [x for i, x in enumerate(losses()) if i in there])
+        return balancer.follow(part, there)
     kept = [buffer.clone() for buffer in buffers]
     with torch.no_grad():
         balancer.look_again(distributed.total(torch.stack(losses())))

@@ -20,16 +20,17 @@ class Balancer(balancers.Balancer):
     needs = "gramian"
     prefers = True
     state = (*balancers.Balancer.state, "averages", "step")
+    axes = balancers.Balancer.axes | {"averages": (0,)}
 
     def __init__(self, tasks, *, beta: Fraction = 0.9, sigma: NonNegative = 0.5, period: Literal[1] = 1, **common):
         super().__init__(tasks, **common)
-        self.beta, self.sigma, self.averages, self.step = beta, sigma, None, 0
+        self.beta, self.sigma, self.averages, self.step = beta, sigma, [None] * len(tasks), 0
 
     def prepare(self, gradients, losses, maps=None):
         self.step += 1
         old = self.beta / self.step**self.sigma
         self.factors = 1 / losses.clamp_min(balancers.TINY)
-        before = self.averages or [[None] * len(task) for task in gradients]
+        before = [rows or [None] * len(task) for task, rows in zip(gradients, self.averages, strict=True)]
         self.averages = [[average(g, factor, held, old) for g, held in zip(task, rows, strict=True)]
                          for task, rows, factor in zip(gradients, before, self.factors, strict=True)]
         return [[x if x is None else x.clone() for x in task] for task in self.averages]

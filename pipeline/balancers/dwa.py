@@ -14,6 +14,7 @@ from pipeline.options.types import Count, Positive
 
 class Balancer(balancers.Balancer):
     state = (*balancers.Balancer.state, "ratio", "seen", "count")
+    axes = balancers.Balancer.axes | {"ratio": (0,), "seen": (1,)}
 
     def __init__(self, tasks, *, temperature: Positive = 2.0, window: Count | None = None, **common):
         super().__init__(tasks, **common)
@@ -24,7 +25,7 @@ class Balancer(balancers.Balancer):
     def start_epoch(self, history):
         if self.window is None and len(history) >= 2:
             before, last = torch.tensor(history[-2:])
-            self.ratio.copy_(last / before)
+            self.ratio.copy_(torch.where(before > 0, last / before, 1))
 
     def weights(self, losses, gramian):
         if self.window is not None:

@@ -15,6 +15,7 @@ class Balancer(balancers.Learned):
     looks_again = True
     prefers = None
     state = (*balancers.Learned.state, "before")
+    axes = balancers.Learned.axes | {"before": (0,)}
 
     def __init__(self, tasks, *, lr: Positive | None = 0.025, decay: NonNegative = 1e-3, **common):
         super().__init__(tasks, 0.0, lr, decay, **common)

@@ -19,6 +19,7 @@ class Balancer(balancers.Learned):
     needs = "layer"
     prefers = True
     state = (*balancers.Learned.state, "first")
+    axes = balancers.Learned.axes | {"first": (0,)}
 
     def __init__(self, tasks, *, alpha: NonNegative = 1.5, lr: Positive | None = 0.025, **common):
         super().__init__(tasks, 1.0, lr, **common)

@@ -16,6 +16,7 @@ from pipeline.options.types import Fraction
 class Balancer(balancers.Balancer):
     needs = "gramian"
     state = (*balancers.Balancer.state, "target")
+    axes = balancers.Balancer.axes | {"target": (0, 1)}
 
     def __init__(self, tasks, *, beta: Fraction = 0.01, **common):
         super().__init__(tasks, **common)

@@ -21,6 +21,7 @@ KNOWN_AS = ("imtl_g",)          # in released codes
 class Balancer(balancers.Learned):
     prefers = True
     state = (*balancers.Learned.state, "factors")
+    axes = balancers.Learned.axes | {"factors": (0,)}
 
     def __init__(self, tasks, *, part: Literal["G", "L", "hybrid"] = "G", lr: Positive | None = None, **common):
         self.part, self.needs = part, "losses" if part == "L" else "gramian"

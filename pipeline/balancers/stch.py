@@ -14,6 +14,7 @@ from pipeline.options.types import Natural, Positive
 class Balancer(balancers.Balancer):
     prefers = True
     state = (*balancers.Balancer.state, "nadir")
+    axes = balancers.Balancer.axes | {"nadir": (0,)}
 
     def __init__(self, tasks, *, mu: Positive = 1.0, warmup: Natural = 4, **common):
         super().__init__(tasks, **common)
@@ -21,7 +22,8 @@ class Balancer(balancers.Balancer):
 
     def start_epoch(self, history):
         if self.nadir is None and len(history) > self.warmup:
-            self.nadir = torch.tensor(history[self.warmup], device=self.device)
+            nadir = torch.tensor(history[self.warmup], device=self.device)
+            self.nadir = torch.where(nadir > 0, nadir, 1)
 
     def weights(self, losses, gramian):
         losses = losses.clamp_min(balancers.TINY)

@@ -29,14 +29,14 @@ def train_epoch(run, epoch):
         progress = (epoch + number / run.steps) / run.epochs
         sums.add(number, *train_step(run, batch, run.lr(epoch, number), progress, record))
         line.step(number + 1, lambda: f"loss {sums.last[:len(run.tasks)].mean().item():.4f}")
-    means = sums.means()
+    means = sums.means(run.results.curve[-1] if run.results.curve else None)
     stop_if_not_finite(run, epoch, sums, record)
     took = time.time() - begun
     run.results.seconds += took
     run.results.curve.append({"epoch": epoch + 1, "lr": run.lr(epoch, run.steps - 1), **means, **measured(run)})
     run.results.balance.append({"epoch": epoch + 1, **record.line()})
     run.results.memory = max(run.results.memory, device.peak_memory(run.device))
-    keep_weights(run, sums.last[0])
+    keep_weights(run, sums.last[0] if f"loss_{run.tasks[0]}" not in sums.last_missing else None)
     left = (time.time() - begun) * (run.epochs - epoch - 1)
     line.close(f"{summary(run.results.curve[-1], run.tasks)}  {took / run.steps:.2f} s/it  eta {clock(left)}")
 
@@ -51,6 +51,7 @@ class Batch:
     image: torch.Tensor         # (B, 3, H, W)
     targets: dict               # {kind: (B, ...)}
     batch_share: float          # share of the whole batch that they are
+    labelled: tuple | None = None      # positions of the tasks with a label in the whole batch; None: all of them
 
 
 def batches(run, epoch):
@@ -69,7 +70,7 @@ def batches(run, epoch):
         if training["augment"] != "none":
             image, targets = augment.apply(image, targets, drawn[positions(index, run.device)], run.tasks,
                                            switches | {"inverse_depth": run.train.inverse_depth})
-        yield Batch(index, following, image, targets, len(index) / len(batch))
+        yield Batch(index, following, image, targets, len(index) / len(batch), run.labels.of(batch, targets))
 
 
 def train_step(run, batch, lr, progress, record):
@@ -77,7 +78,8 @@ def train_step(run, batch, lr, progress, record):
 
     progress: share of the training that is done before it, from 0 to 1.
 
-    Returns {column of curve.csv: scalar} (task losses, terms, what the objective logs), {name: a task's weight}.
+    Returns {column of curve.csv: scalar} (task losses, terms, what the objective logs), {name: a task's weight}, and
+    names of columns that the batch says nothing of, for want of labels.
     """
     for group in run.optimiser.param_groups:
         group["lr"] = lr
@@ -89,11 +91,13 @@ def train_step(run, batch, lr, progress, record):
     run.objective.update(step)
     if run.balancer.looks_again:
         balancers.look_again(run.balancer, [*run.model.buffers(), *run.objective.buffers()],
-                             lambda: found.again(outputs(run.model, batch.image, run.precision)[0]))
-    record.add(task_weights, gramian, run.balancer.residual)
+                             lambda: found.again(outputs(run.model, batch.image, run.precision)[0]), found.there)
+    record.add(task_weights, gramian, run.balancer.residual if found.there != () else None, found.there)
     columns = dict(zip((f"loss_{task}" for task in run.tasks), found.losses, strict=True)) | found.terms | found.logged
     return ({name: value.detach() for name, value in columns.items()},
-            dict(zip((f"weight_{task}" for task in run.tasks), task_weights, strict=True)))
+            dict(zip((f"weight_{task}" for task in run.tasks), task_weights, strict=True)),
+            {f"{kind}_{task}" for kind, known in (("loss", found.there), ("label", batch.labelled)) if known is not None
+             for i, task in enumerate(run.tasks) if i not in known})
 
 
 def outputs(model, image, precision, trunk=None):
@@ -107,7 +111,8 @@ def outputs(model, image, precision, trunk=None):
 def forward(model, batch, precision, lr, progress=0.0, trunk=None):
     """`Batch` -> `Step`."""
     predictions, features = outputs(model, batch.image, precision, trunk)
-    return Step(batch.index, batch.image, predictions, features, batch.targets, lr, progress, batch.batch_share)
+    return Step(batch.index, batch.image, predictions, features, batch.targets, lr, progress, batch.batch_share,
+                batch.labelled)
 
 
 def gradients(model, objective, balancer, step, following=None):
@@ -119,7 +124,7 @@ def gradients(model, objective, balancer, step, following=None):
     if following:
         objective.prefetch(following)
     return found, *balancers.backward(balancer, model, found.losses, found.terms, step.features,
-                                      objective.extra_parameters())
+                                      objective.extra_parameters(), found.there)
 
 
 # -- after the steps
@@ -151,14 +156,15 @@ def keep_weights(run, last_loss):
     """Keep the network's weights if this epoch is the best so far.
 
     KD4MTL selects by the mean task loss on training batches, distances not counted (quirk Q5), and its single-task
-    networks by the loss of an epoch's last batch (quirk Q6), of which `last_loss` is this process's part.
+    networks by the loss of an epoch's last batch (quirk Q6), of which `last_loss` is this process's part; None where
+    that batch has no label.
     """
     results = run.results
     curve, epoch = results.curve, len(results.curve)
     if results.best is None or (train_loss(curve[-1], run.tasks)
                                 < train_loss(curve[results.best["epoch"] - 1], run.tasks)):
         results.best = {"epoch": epoch, "weights": weights.copy_of(run.model)}
-    if run.row["group"] == "teacher":
+    if run.row["group"] == "teacher" and last_loss is not None:
         loss = distributed.total(last_loss).item()
         if results.by_batch is None or loss < results.by_batch["loss"]:
             results.by_batch = {"loss": loss, "weights": weights.copy_of(run.model)}

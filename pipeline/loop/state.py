@@ -6,6 +6,7 @@ import torch
 
 import kernels.dispatch
 from pipeline import balancers, data, objectives
+from pipeline.data.labels import Labels
 from pipeline.data.split import Split
 from pipeline.loop import checkpoint, compiled, order
 from pipeline.loop.schedule import learning_rate
@@ -64,6 +65,7 @@ class Run:
         self.model = networks.network(row, self.tasks, self.train.classes, self.device, begin=True)
         networks.begin_from_parent(self.model, row)
         order.check_enough(batches, self.train, self.test, row, self.model)
+        self.labels = Labels(self.train, row)
         self.objective = objectives.load(row["method"]["objective"], row, self.model, self.train, self.device)
         self.balancer = balancer_of(row, self.device)
         torch.manual_seed(row["seed"])              # what training draws does not depend on what was built

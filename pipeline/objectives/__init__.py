@@ -21,6 +21,7 @@ class Step:
     lr: float                   # the network's learning rate
     progress: float = 0.0       # share of the training that is done, from 0 to 1
     batch_share: float = 1.0    # share of the whole batch that these images are
+    labelled: tuple | None = None      # positions of the tasks with a label in the whole batch; None: all of them
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Losses:
     again: Callable = lambda predictions: []        # other predictions of the same images -> their T task losses
     terms: dict = field(default_factory=dict)       # {name: scalar}, added to the balanced sum as they are
     logged: dict = field(default_factory=dict)      # {name: scalar without gradient}, columns of curve.csv as terms are
+    there: tuple | None = None                      # positions of the losses that say something; None: all of them
 
 
 class Objective:
@@ -92,7 +94,7 @@ class Composed(Objective):
         for other in others:
             terms |= other.terms
             logged |= other.logged
-        return Losses(first.losses, first.again, terms, logged | first.logged)
+        return Losses(first.losses, first.again, terms, logged | first.logged, first.there)
 
     def prefetch(self, index):
         for part in self.parts:

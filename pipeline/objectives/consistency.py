@@ -33,7 +33,7 @@ class Objective(objectives.Objective):
     def __init__(self, row, model, split, device):
         self.labels = supervised.Objective(row, model, split, device)
         self.consistency = chosen = row["method"]["consistency"]
-        named = chosen["pairs"]
+        self.side, named = ("source", "target").index(chosen["group"]), chosen["pairs"]
         self.pairs = list(itertools.permutations(row["tasks"], 2)) if named is None else [
             tuple(order) for pair in named for order in (pair.split("-"), pair.split("-")[::-1])]
         channels = {task: tasks.load(task).channels(split.classes) for task in row["tasks"]}
@@ -49,7 +49,15 @@ class Objective(objectives.Objective):
 
     def __call__(self, step):
         losses, logged = self.groups(step.predictions, step)
-        return objectives.Losses(losses, lambda predictions: self.groups(predictions, step)[0], logged=logged)
+        return objectives.Losses(losses, lambda predictions: self.groups(predictions, step)[0], logged=logged,
+                                 there=self.there(step))
+
+    def there(self, step):
+        """Positions of the groups that have a label or, of another task's prediction, a distance."""
+        if step.labelled is None:
+            return None
+        grouped = {pair[self.side] for pair in self.pairs}
+        return tuple(i for i, task in enumerate(step.predictions) if i in step.labelled or task in grouped)
 
     def groups(self, predictions, step):
         """(a loss a group, in the order of `predictions`; {name: scalar} of what they are made of)."""
@@ -58,8 +66,7 @@ class Objective(objectives.Objective):
                      for pair, x in self.transferred(predictions, self.bfloat16).items()}
         logged = {f"label_{task}": loss.detach() for task, loss in direct.items()} | {
             f"transfer_{'_'.join(pair)}": loss.detach() for pair, loss in distances.items()}
-        side = ("source", "target").index(self.consistency["group"])
-        return [self.grouped(task, loss, [x for pair, x in distances.items() if pair[side] == task])
+        return [self.grouped(task, loss, [x for pair, x in distances.items() if pair[self.side] == task])
                 for task, loss in direct.items()], logged
 
     def grouped(self, task, direct, distances):

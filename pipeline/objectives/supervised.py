@@ -11,7 +11,7 @@ class Objective(objectives.Objective):
 
     def __call__(self, step):
         return objectives.Losses(self.losses(step.predictions, step.targets),
-                                 functools.partial(self.losses, targets=step.targets))
+                                 functools.partial(self.losses, targets=step.targets), there=step.labelled)
 
     def losses(self, predictions, targets):
         """A loss a task on the labels, T scalars in the order of `predictions`."""

@@ -52,6 +52,10 @@ class Task(abc.ABC):
             return self.valid(targets[self.target])
         return kept[:, 0] if kept.dim() == 4 else kept
 
+    def labelled(self, targets, normal_mask):
+        """Where `loss` has something to learn from, (B, H, W) or (B,) bool."""
+        return self.mask(targets)
+
     @abc.abstractmethod
     def loss(self, prediction, targets, normal_mask):
         """The loss on the labels, a scalar. targets: {kind: target}, of the task's own kind and of what it READS."""

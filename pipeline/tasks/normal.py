@@ -48,6 +48,10 @@ class Task(base.Task):
         mask = self.valid(targets["normal" if normal_mask == "own" else "depth"])
         return base.masked_mean(self.apart(prediction, targets["normal"]), mask)
 
+    def labelled(self, targets, normal_mask):
+        own = self.mask(targets)
+        return own & self.valid(targets["depth"]) if normal_mask == "depth" else own
+
     def apart(self, prediction, other):
         return 1 - (prediction * other).sum(dim=1)
 

@@ -14,7 +14,8 @@ REPRO = $(if $(filter-out 1,$(JOBS)),python -m pipeline.parallel $(JOBS),dvc rep
 run = targets=$$(python -m pipeline.config.targets $(1)) && $(REPRO) $$targets
 .PHONY: help setup params tables toy search-lambda quirks prepare teacher features baseline wide student ablation \
         derived refined evaluate figures smoke suites leftovers montage dag plan bench bench-dag bench-step \
-        bench-consistency bench-store gpu kernels kernels-versions test test-slow test-lower-bounds lint clean
+        bench-consistency bench-store gpu kernels kernels-versions test test-slow test-faults test-lower-bounds \
+        lint clean
 
 help:  ## list the words
 	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## / { printf "  make %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -102,6 +103,8 @@ test: $(READY) lint  ## lint and the fast tests
 	@python -m pytest -n logical --maxprocesses 4 --dist worksteal
 test-slow: $(READY)  ## the tests that train for minutes, and the whole toy
 	@python -m pytest -m slow
+test-faults: $(READY)  ## 2,000 edits of params.yaml, 1,000 damaged files, 100 kills: half an hour
+	@python -m pytest tests/test_faults_*.py -m "slow or not slow" --hypothesis-profile many -n 2
 test-lower-bounds: $(LOWEST)/ready  ## the fast tests with pyproject.toml's oldest packages, in their own environment
 	@PATH=$(CURDIR)/$(LOWEST)/bin:$$PATH python -m pytest -n logical --maxprocesses 4 --dist worksteal
 $(LOWEST)/ready: pyproject.toml tests/lower_bounds.py

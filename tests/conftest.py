@@ -9,12 +9,20 @@ import sys
 
 os.environ["OMP_NUM_THREADS"] = "1"      # before torch: tiny networks lose more by waiting than two threads gain
 
+import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 import yaml  # noqa: E402
 
 if not torch.cuda.is_available():        # before a kernel is defined: Triton's interpreter runs it on the CPU
     os.environ["TRITON_INTERPRET"] = "1"
+
+# `make test` draws the same few examples each time, `make test-faults` many new ones: tests/test_faults_*.py.
+EXAMPLES = {"max_examples": 12, "deadline": None, "database": None, "suppress_health_check": list(
+    hypothesis.HealthCheck)}
+hypothesis.settings.register_profile("few", derandomize=True, **EXAMPLES)
+hypothesis.settings.register_profile("many", **EXAMPLES | {"max_examples": 250})
+hypothesis.settings.load_profile("few")
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SUITES = sorted(path.parent.name for path in (ROOT / "pipeline/suites").glob("*/params.yaml"))

@@ -43,7 +43,7 @@ def test_a_suite(checkout, capsys):
     assert whole <= WHOLE_SUITE, f"a suite's params.yaml now has {whole} lines; at most {WHOLE_SUITE}"
 
     # -- what it lacks is said
-    with pytest.raises(UserError, match=f"`paper` is pipeline/suites/{name}/paper.yaml, which is not there"):
+    with pytest.raises(UserError, match=f"`paper` is .pipeline/suites/{name}/paper.yaml., which is no file"):
         params.load(name)
     shutil.copy(told(fifth, r"`([^`]+/paper.yaml)` is a short one"), file.parent)
     params.load(name)

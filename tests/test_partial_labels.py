@@ -10,6 +10,7 @@ from pipeline.data import augment, scenes
 from pipeline.data.labels import Labels
 from pipeline.loop.curve import read
 from pipeline.loop.record import Sums
+from pipeline.runtime.entries import taken
 from pipeline.runtime.errors import UserError
 
 
@@ -54,7 +55,7 @@ def test_the_others_train_as_if_there_were_no_more(name, there):
     for attribute, axes in balancer.axes.items():         # what it knows of the absent tasks is what it began with
         now, begun = getattr(balancer, attribute), getattr(fresh, attribute)
         if isinstance(now, torch.Tensor) and begun is not None:
-            assert torch.equal(balancers.taken(now, absent, axes), balancers.taken(begun, absent, axes)), attribute
+            assert torch.equal(taken(now, absent, axes), taken(begun, absent, axes)), attribute
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -32,6 +32,7 @@ from pipeline.options import declared
 from pipeline.options.mistakes import resolved
 from pipeline.options.types import Count, Name, Positive
 from pipeline.runtime import distributed
+from pipeline.runtime.entries import put, taken
 from pipeline.runtime.errors import UserError
 
 TINY = 1e-12              # least loss that is divided by, or whose logarithm is taken
@@ -151,28 +152,6 @@ def placed(value, device):
     if isinstance(value, list):
         return [placed(x, device) for x in value]
     return value.to(device) if isinstance(value, torch.Tensor) else value
-
-
-def taken(value, there, axes=(0,)):
-    """The entries of some tasks, of a tensor along its `axes` or of a list; a copy. None of None."""
-    if isinstance(value, list):
-        return [value[i] for i in there]
-    for axis in axes if value is not None else ():
-        value = value.index_select(axis, torch.tensor(there, device=value.device))
-    return value
-
-
-def put(value, new, there, axes=(0,)):
-    """The other way, in place: entries of some tasks become `new`."""
-    if isinstance(value, list):
-        for i, entry in zip(there, new, strict=True):
-            value[i] = entry
-        return
-    places = torch.tensor(there, device=value.device)
-    where = [slice(None)] * value.dim()
-    for count, axis in enumerate(axes):
-        where[axis] = places.view(-1, *[1] * (len(axes) - 1 - count))
-    value[tuple(where)] = new
 
 
 class Learned(Balancer):

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from pipeline.config import checks, reading
 from pipeline.config.methods import Method
 from pipeline.config.schema import Suite
-from pipeline.options.mistakes import nearest, sentence, unknown
+from pipeline.options.mistakes import nearest, sentence, shown, unknown
 from pipeline.options.types import Name
 from pipeline.runtime.errors import UserError
 
@@ -44,18 +44,27 @@ class Params(Suite):
 
 def files():
     """{suite: its params.yaml}, the top one first. `UserError` for a folder that is no suite."""
-    found = {reading.read(TOP).get("suite"): TOP}
+    found = {suite_of(TOP): TOP}
     for folder in sorted(path for path in HOME.glob("*") if path.is_dir() and path.name != "__pycache__"):
         if not (folder / "params.yaml").exists():
             raise UserError(f"{folder} has no params.yaml, so it is no suite; add one, or remove the folder")
-        name = reading.read(folder / "params.yaml").get("suite")
+        name = suite_of(folder / "params.yaml")
         if name in found:
             raise UserError(f"{found[name]} and {folder}/params.yaml are both the suite {name!r}; each needs a name of "
                             "its own, as its folder and in `suite`")
         if name != folder.name:
-            raise UserError(f"{folder}/params.yaml: `suite` is {name!r}; it should be {folder.name!r}, as its folder")
+            raise UserError(f"{folder}/params.yaml: `suite` is {shown(name)}; it should be {folder.name!r}, as "
+                            "its folder")
         found[name] = folder / "params.yaml"
     return found
+
+
+def suite_of(file):
+    """The name that a params.yaml gives its suite."""
+    name = reading.read(file).get("suite")
+    if not isinstance(name, str):
+        raise UserError(f"{file}: `suite` is {shown(name)}; it should be the suite's name, as `rooms` is")
+    return name
 
 
 def check_copies():
@@ -75,13 +84,11 @@ def load(name, protocol=None):
         raise UserError(f"{name!r} is no suite; there are {', '.join(known)}{nearest(name, known)}")
     tree = reading.read(known[name])
     if tree.get("searches"):
-        source = known.get(tree["searches"][0])
-        if len(tree["searches"]) != 1 or source is None:
-            raise UserError(f"{known[name]}: `searches` is {tree['searches']}; it should hold one suite of "
-                            f"{', '.join(known)}")
-        settings = reading.read(source)
-        if missing := [seed for seed in tree.get("seeds", ()) if seed not in settings["seeds"]]:
-            raise UserError(f"{known[name]}: `seeds` has {missing[0]}, which {source} has not ({settings['seeds']}): "
+        source = searched(tree["searches"], known, known[name])
+        settings, seeds = reading.read(source), load(tree["searches"][0]).seeds
+        wanted = tree.get("seeds")
+        if missing := [seed for seed in wanted if seed not in seeds] if isinstance(wanted, list) else []:
+            raise UserError(f"{known[name]}: `seeds` has {missing[0]!r}, which {source} has not ({seeds}): "
                             "what is found is trained on that seed's teachers")
         tree = {key: settings[key] for key in SETTINGS if key in settings} | tree
         expected = {"params_file": str(known[name]), "reads": str(source)}
@@ -90,12 +97,13 @@ def load(name, protocol=None):
     tree |= {"protocol": protocol} if protocol else {}
     for key, value in expected.items():
         if tree.get(key) != value:
-            raise UserError(f"{known[name]}: `{key}` is {tree.get(key)!r}; dvc.yaml reads it, and it should be {value}")
+            raise UserError(f"{known[name]}: `{key}` is {shown(tree.get(key))}; dvc.yaml reads it, and it should be "
+                            f"{value}")
     try:
         inherit(tree)
         chosen = Params(**tree)
-        if not pathlib.Path(chosen.paper).exists():
-            raise ValueError(f"`paper` is {chosen.paper}, which is not there; it holds what the suite's paper printed")
+        if not pathlib.Path(chosen.paper).is_file():
+            raise ValueError(f"`paper` is {chosen.paper!r}, which is no file; it holds what the suite's paper printed")
         checks.everything(chosen)
     except ValidationError as mistake:
         # a misspelt key is also a missing one: the unknown name is the better news
@@ -104,6 +112,14 @@ def load(name, protocol=None):
     except (ValueError, UserError) as mistake:
         raise UserError(f"{known[name]}: {mistake}") from None
     return chosen
+
+
+def searched(named, known, file):
+    """The params.yaml of the suite that a search names, which searches nothing itself."""
+    others = [suite for suite, path in known.items() if not reading.read(path).get("searches")]
+    if not isinstance(named, list) or len(named) != 1 or named[0] not in others:
+        raise UserError(f"{file}: `searches` is {shown(named)}; it should hold one suite of {', '.join(others)}")
+    return known[named[0]]
 
 
 def told(mistake, tree):
@@ -120,14 +136,21 @@ def inherit(tree):
     methods = tree.get("methods")
     if isinstance(methods, dict):
         tree["methods"] = {name: like(name, methods, []) for name in methods}
-    for protocol in (tree.get("protocols") or {}).values():
-        train = protocol.get("train") if isinstance(protocol, dict) else None
-        if isinstance(train, dict) and isinstance(train.get("default"), dict):
+    lists = [mapping_of(tree, group).get("models") for group in GROUPS]
+    models = [model for found in lists if isinstance(found, list) for model in found if isinstance(model, str)]
+    for name in mapping_of(tree, "protocols"):
+        protocol = mapping_of(tree["protocols"], name)
+        train = mapping_of(protocol, "train")
+        if isinstance(train.get("default"), dict):
             default = train.pop("default")
-            models = [model for group in GROUPS if isinstance(tree.get(group), dict)
-                      for model in tree[group].get("models") or []]
-            protocol["train"] = {model: default | (train.get(model) or {}) for model in dict.fromkeys([*models, *train])
-                                 if isinstance(train.get(model, {}), dict)}
+            own = {model: train.get(model, {}) for model in dict.fromkeys([*models, *train])}
+            protocol["train"] = {model: default | keys if isinstance(keys, dict) else keys
+                                 for model, keys in own.items()}
+
+
+def mapping_of(tree, key):
+    """What stands below a key, where that is a mapping; the schema refuses what is not."""
+    return found if isinstance(found := tree.get(key), dict) else {}
 
 
 def like(name, methods, seen):
@@ -136,12 +159,14 @@ def like(name, methods, seen):
     if not isinstance(method, dict) or "like" not in method:
         return method
     other = method["like"]
-    if other not in methods:
+    if not isinstance(other, str) or other not in methods:
         raise ValueError(unknown(other, f"methods.{name}.like", methods))
     if other in (*seen, name):
-        raise ValueError(f"`methods.{name}.like` is {other!r}, and so goes round in a circle: "
+        raise ValueError(f"`methods.{name}.like` is {shown(other)}, and so goes round in a circle: "
                          f"{' -> '.join([*seen, name, other])}")
-    return like(other, methods, [*seen, name]) | {key: value for key, value in method.items() if key != "like"}
+    base = like(other, methods, [*seen, name])
+    own = {key: value for key, value in method.items() if key != "like"}
+    return base | own if isinstance(base, dict) else base
 
 
 def changed(method, changes):

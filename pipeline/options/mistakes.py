@@ -7,6 +7,7 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.runtime.errors import UserError
 
+LONGEST = 200                        # characters of a value in a sentence
 # What pydantic adds to tell the kinds of a value apart; no keys of the file.
 TAGS = ("constrained-int", "int", "Pair", "[key]")
 
@@ -18,7 +19,13 @@ def one_of(value, key, known):
 
 
 def unknown(value, key, known):
-    return f"`{key}` has {value!r}, which is not among {', '.join(sorted(known))}{nearest(value, known)}"
+    return f"`{key}` has {shown(value)}, which is not among {', '.join(sorted(known))}{nearest(value, known)}"
+
+
+def shown(value):
+    """A value as Python writes it, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} ... ({len(text)} characters)"
 
 
 def nearest(word, known):
@@ -60,7 +67,7 @@ def sentence(mistake, tree, above=""):
                        mistake["ctx"]["expected_tags"].replace("'", "").split(", "))
     if isinstance(value, str) and kind in ("float_type", "int_type") and is_number(value):
         return f"`{key}` is the text {value!r}; write {value} without quotes"
-    return f"`{key}` is {value!r}; {mistake['msg'][0].lower()}{mistake['msg'][1:]}"
+    return f"`{key}` is {shown(value)}; {mistake['msg'][0].lower()}{mistake['msg'][1:]}"
 
 
 def is_number(text):

@@ -33,7 +33,7 @@ params: $(READY)  ## check every suite's params.yaml as a whole and say what is 
 
 # a table's word is its name: table2, table3, or `table-` and its name; `make tables` lists those of every suite
 table%: params  ## a table: run what is stale, print it (table1 ... table4, table-balancers, table-xtask-cityscapes, ...)
-	@$(call run,$@) && cat out/tables/$(patsubst table-%,%,$@).md
+	@$(call run,$@) && python -m pipeline.show $(patsubst table-%,%,$@)
 tables: $(READY)  ## list the tables and the suite of each
 	@python -m pipeline.config.targets
 search-lambda: params  ## lambda by trials on images held out, then trained on all: pipeline/suites/search
@@ -65,7 +65,7 @@ smoke: $(READY)  ## every suite at its smallest, in a copy under .work
 	@cp -r dvc.yaml params.yaml .dvcignore pipeline models kernels $(SMALL) && cp .dvc/config $(SMALL)/.dvc
 	@test ! -d .work/kernels || { mkdir -p $(SMALL)/.work && cp -r .work/kernels $(SMALL)/.work; }
 	@cd $(SMALL) && rm -f pipeline/suites/*/dvc.lock pipeline/config/toy/dvc.yaml && dvc config --local core.no_scm true && \
-	    python -m pipeline.config.smoke && dvc repro -P && cat out/tables/*.md
+	    python -m pipeline.config.smoke && dvc repro -P && ls out/tables/*.md
 
 suites: $(READY)  ## bring every suite's copy of dvc.yaml up to date
 	@for suite in pipeline/suites/*/; do cp dvc.yaml $$suite; done

@@ -43,7 +43,9 @@ def main(suite, name):
     look = {(c["model"], c["method"], c["rule"], c["protocol"], c["metric"]): c for c in cells}
     said = caption(table, rows, any(cell["paper"] is not None for cell in cells))
     parts = [part for model, block in blocks.items() for part in grids(table["models"][model], block, look, table)]
-    write(name, table["heading"], said, parts, cells, {"selection": table["selection"]})
+    write(name, table["heading"], said, parts, cells, {
+        "heading": table["heading"], "selection": table["selection"], "models": {
+            model: table["models"][model] for model in blocks}})
 
 
 def caption(table, rows, beside_paper):

@@ -7,9 +7,10 @@ LOWEST := .work/lower-bounds
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
 .DEFAULT_GOAL := help
-# `make -j4 table2` (or JOBS=4 make table2, where make is older than 4.2) runs four stages at a time
-JOBS ?= $(or $(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS))),1)
-REPRO = $(if $(filter-out 1,$(JOBS)),python -m pipeline.parallel $(JOBS),dvc repro)
+# stages run side by side, a GPU each or a core each; `make -j1 table2` (or JOBS=1 make table2, where make is older than
+# 4.2) runs one at a time
+JOBS ?= $(or $(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS))),auto)
+REPRO = python -m pipeline.parallel $(JOBS)
 # run what a word stands for: the suites say which stages those are
 run = targets=$$(python -m pipeline.config.targets $(1)) && $(REPRO) $$targets
 .PHONY: help setup params tables toy search-lambda quirks prepare teacher features baseline wide student ablation \
@@ -41,7 +42,7 @@ search-lambda: params  ## lambda by trials on images held out, then trained on a
 quirks: params  ## what each behaviour of the released code is worth, three seeds
 	@$(call run,$@) && cat out/tables/quirks.md
 toy: $(READY)  ## Aligned-MTL's two-task problem: out/toy/toy.png, and the gaps to the optimum
-	$(REPRO) pipeline/config/toy/dvc.yaml:toy
+	@dvc repro pipeline/config/toy/dvc.yaml:toy
 	@cat out/toy/toy.md
 
 # the stages of a verb or a group, in the suites that have rows for it
@@ -65,7 +66,7 @@ smoke: $(READY)  ## every suite at its smallest, in a copy under .work
 	@cp -r dvc.yaml params.yaml .dvcignore pipeline models kernels $(SMALL) && cp .dvc/config $(SMALL)/.dvc
 	@test ! -d .work/kernels || { mkdir -p $(SMALL)/.work && cp -r .work/kernels $(SMALL)/.work; }
 	@cd $(SMALL) && rm -f pipeline/suites/*/dvc.lock pipeline/config/toy/dvc.yaml && dvc config --local core.no_scm true && \
-	    python -m pipeline.config.smoke && dvc repro -P && ls out/tables/*.md
+	    python -m pipeline.config.smoke && $(REPRO) $$(python -m pipeline.config.targets all) && ls out/tables/*.md
 
 suites: $(READY)  ## bring every suite's copy of dvc.yaml up to date
 	@for suite in pipeline/suites/*/; do cp dvc.yaml $$suite; done

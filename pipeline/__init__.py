@@ -7,6 +7,8 @@ import os
 import signal
 import sys
 
+from pipeline.runtime import starter
+
 DECIDES_NUMBERS = False
 INTERRUPTED = "\ninterrupted; the same command goes on from the last finished epoch\n"
 NO_MEMORY = ("failed to map segment", "annot allocate memory", "an't allocate memory")
@@ -31,3 +33,4 @@ if sys.argv[:1] == ["-m"]:           # what Python says while it imports a progr
     sys.excepthook = tell
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:         # not where a shell has it ignored
         signal.signal(signal.SIGINT, leave)
+    starter.hand_over(sys.orig_argv, os.environ)

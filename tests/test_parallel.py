@@ -1,10 +1,9 @@
 """`make -jN`: jobs and their GPUs; what they run is told by tests/test_dag.py."""
 
 import fcntl
+import os
 import pathlib
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -53,33 +52,32 @@ def test_a_whole_lock_stays(lock):
     assert lock.exists()
 
 
-STUBBORN = """
-import signal, time
-signal.signal(signal.SIGINT, signal.SIG_IGN)
-print('ready', flush=True)
-time.sleep(60)
-"""
-WILLING = """
-import pathlib, time
-print('ready', flush=True)
-try:
+def willing():
+    os.setsid()
+    pathlib.Path("willing").touch()
+    try:
+        time.sleep(60)
+    finally:
+        time.sleep(0.5)
+        pathlib.Path("ended").touch()
+
+
+def stubborn():
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    pathlib.Path("stubborn").touch()
     time.sleep(60)
-finally:
-    time.sleep(0.5)
-    pathlib.Path('ended').touch()
-"""
 
 
 def test_stopping_waits_for_what_runs_and_ends_what_does_not(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(parallel, "PATIENCE", 2.0)
-    started = [subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stdout=subprocess.PIPE,
-                                stderr=subprocess.DEVNULL) for code in (WILLING, STUBBORN)]
+    started = [parallel.FORK.Process(target=target) for target in (willing, stubborn)]
     for process in started:
-        process.stdout.readline()
+        process.start()
+    while not (pathlib.Path("willing").exists() and pathlib.Path("stubborn").exists()):
+        time.sleep(0.02)
     begun = time.monotonic()
     parallel.stop(started)
     assert pathlib.Path("ended").exists() and time.monotonic() - begun < 10
-    assert started[1].returncode == -signal.SIGKILL
-    for process in started:
-        process.stdout.close()
+    assert started[1].exitcode == -signal.SIGKILL

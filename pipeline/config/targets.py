@@ -2,6 +2,7 @@
 
     python -m pipeline.config.targets              every table with its suite
     python -m pipeline.config.targets table3       pipeline/suites/streets/dvc.yaml:table-main@table3
+    python -m pipeline.config.targets all          every table's stage
     python -m pipeline.config.targets teacher      the stage `teacher` of every suite that has rows for it
 """
 
@@ -52,6 +53,8 @@ def tables():
 def targets(asked):
     """Stages that a make word runs; `UserError` for a word that no suite has."""
     known = tables()
+    if asked == "all":
+        return [target for target, _ in known.values()]
     for table, (target, _) in known.items():
         if asked == word(table):
             return [target]

@@ -1,5 +1,6 @@
 """One live line on a terminal, plain lines in logs."""
 
+import shutil
 import sys
 import time
 
@@ -28,6 +29,38 @@ class Line:
         took = time.monotonic() - self.begun
         self.stream.write(f"{chr(13) + chr(27) + '[K' if self.live else ''}{self.title}  {text}  ({clock(took)})\n")
         self.stream.flush()
+
+
+class Status:
+    """On a terminal one live line of what several processes do, from the ends of their logs; elsewhere nothing."""
+
+    def __init__(self, stream):
+        self.stream, self.live, self.begun, self.shown = stream, stream.isatty(), time.monotonic(), 0.0
+
+    def show(self, logs, done, total):
+        """logs: {name: its log}; so many of all are done, by which the end is guessed."""
+        now = time.monotonic()
+        if self.live and now - self.shown > 0.5:
+            self.shown, took = now, now - self.begun
+            left = f"eta {clock(took / done * (total - done))}" if done else f"{clock(took)}"
+            text = f"{done}/{total} {left} | " + " | ".join(last_words(log) or name for name, log in logs.items())
+            self.stream.write(f"\r\x1b[K{text[:shutil.get_terminal_size().columns - 1]}")
+            self.stream.flush()
+
+    def clear(self):
+        if self.live:
+            self.stream.write("\r\x1b[K")
+
+
+def last_words(log):
+    """The last line of a log that says something; "" while there is none."""
+    try:
+        with open(log, "rb") as file:
+            file.seek(-min(2000, file.seek(0, 2)), 2)
+            said = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((" ".join(line.split()) for line in reversed(said) if line.strip()), "")
 
 
 def clock(seconds):

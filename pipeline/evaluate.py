@@ -42,6 +42,7 @@ def main(suite, group, model_name, name, seed):
     folder = pathlib.Path(row["folder"])
     remedy = redo(folder, address(row, group))
     where = device.pick()
+    documents.check_run(folder, lambda: remedy)
     curve, cost = read(folder, remedy)
     states = weights.read(folder / "weights.pt", remedy)
     rules, epochs = selected(curve, row["tasks"])

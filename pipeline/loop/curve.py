@@ -18,7 +18,7 @@ def text(lines):
 def read(folder, redo):
     """(curve.csv as a list of {column: number}, cost.json without its checksums) of a run's folder; `UserError` with
     the remedy unless both are as the run wrote them."""
-    documents.check_run(folder / "curve.csv", lambda: redo)
+    documents.check_run(folder, lambda: redo, "curve.csv")
     cost = documents.read(folder / "cost.json", lambda: redo, documents.COST)
     with open(folder / "curve.csv", newline="") as file:
         curve = [{key: float(value) for key, value in line.items()} for line in csv.DictReader(file)]

@@ -105,10 +105,12 @@ def write_run(folder, parts, cost):
                                                     for name, payload in parts.items()}})
 
 
-def check_run(path, redo):
-    """`UserError` unless a file of a finished run's folder is the one that the run wrote."""
-    path = pathlib.Path(path)
-    if not path.exists():                  # named before cost.json is, which went with it
-        raise Missing(f"{path} is not there; {redo()}")
-    cost = read(path.parent / "cost.json", redo, {"sha256": {path.name: str}})
-    check(path, cost["sha256"][path.name], redo)
+def check_run(folder, redo, *names):
+    """`UserError` unless these files of a finished run's folder, or all, are the ones that the run wrote."""
+    folder = pathlib.Path(folder)
+    for name in names:                     # named before cost.json is, which went with it
+        if not (folder / name).exists():
+            raise Missing(f"{folder / name} is not there; {redo()}")
+    digests = read(folder / "cost.json", redo, {"sha256": dict.fromkeys(names, str)})["sha256"]
+    for name in names or digests:
+        check(folder / name, digests[name], redo)

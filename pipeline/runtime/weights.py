@@ -1,6 +1,7 @@
 """Files of tensors and plain values, as `weights.pt` is one: packing, reading, and a network's state to put in."""
 
 import io
+import pathlib
 
 import torch
 
@@ -22,7 +23,7 @@ def unpack(payload):
 
 def read(path, remedy):
     """A finished run's states by their names; `UserError` with the remedy unless the file is as the run wrote it."""
-    documents.check_run(path, lambda: remedy)
+    documents.check_run(pathlib.Path(path).parent, lambda: remedy, pathlib.Path(path).name)
     return torch.load(path, map_location="cpu", weights_only=True)
 
 

@@ -50,11 +50,11 @@ def manifest_file(run, task):
 def identity(run, task):
     """The directory's name: everything that decides the features' bytes."""
     path, own = networks.weights_file(run, task), networks.row_of(run, task)
-    try:
-        weights = files.digest(path)
-    except FileNotFoundError:
-        raise UserError(f"{path} is not there; run `dvc repro {row.address(own, 'teacher')}`") from None
-    facts = {"weights": weights, "features": run["features"], "preprocessing": "image / 255",
+    stage = row.address(own, "teacher")
+    if not path.exists():
+        raise UserError(f"{path} is not there; run `dvc repro {stage}`")
+    documents.check_run(path.parent, lambda: row.redo(path.parent, stage), path.name)
+    facts = {"weights": files.digest(path), "features": run["features"], "preprocessing": "image / 255",
              "data": data.fingerprint(data.load_manifest(own["data"]["folder"])), "batch_norm": "running",
              "code": code.digest([__name__, f"models.{own['model']}"])}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

@@ -21,7 +21,8 @@ from typing import NamedTuple
 
 import yaml
 
-from pipeline.config import params, reading, resolve
+from pipeline import rows
+from pipeline.config import params, resolve
 from pipeline.loop.curve import work_of
 from pipeline.runtime import documents
 from pipeline.runtime.errors import UserError, run
@@ -147,7 +148,7 @@ def rows_of(name):
 
 def difference(file, row):
     """What of a row has changed since it was written, in a few words; "" if nothing has."""
-    if file.exists() and file.read_bytes() == reading.text(documents.sealed(file, row)).encode():
+    if file.exists() and file.read_bytes() == rows.text(file, row).encode():
         return ""
     try:
         keys = changed_keys(documents.read(file, str, parse=documents.from_yaml), row)

@@ -11,7 +11,6 @@ twenty (KD4MTL's Table 1); train_loss, the epoch with the lowest mean training l
 the best test metrics (optimistic: it has seen the answers).
 """
 
-import json
 import math
 import pathlib
 import statistics
@@ -21,10 +20,11 @@ import time
 
 import torch
 
+from pipeline import data
 from pipeline.data.split import Split
 from pipeline.loop.curve import read
 from pipeline.loop.measure import measure
-from pipeline.runtime import device, files, weights
+from pipeline.runtime import device, documents, files, weights
 from pipeline.runtime.errors import UserError, run
 from pipeline.runtime.row import address, redo
 from pipeline.runtime.row import read as read_row
@@ -42,16 +42,18 @@ def main(suite, group, model_name, name, seed):
     folder = pathlib.Path(row["folder"])
     remedy = redo(folder, address(row, group))
     where = device.pick()
+    documents.check_run(folder, lambda: remedy)
     curve, cost = read(folder, remedy)
-    states = weights.read(folder / "weights.pt", redo(folder / "weights.pt", address(row, group)))
+    states = weights.read(folder / "weights.pt", remedy)
     rules, epochs = selected(curve, row["tasks"])
+    data.hold_to(row)
     split = Split(row["data"]["folder"], "test", where, row["tasks"])
     model = networks.network(row, row["tasks"], split.classes, where)
     seen = {}                                    # by epoch: often the two rules name the same one
     for rule in ("last", "train_loss"):
         epoch = epochs[rule]
         if epoch not in seen:
-            model.load_state_dict(states[rule])
+            weights.put(model, states, rule, folder / "weights.pt", remedy)
             seen[epoch] = measure(model, split, row["tasks"], row["switches"]["official_batch"], where, costly=True)
         compare(title, rule, seen[epoch], rules[rule], remedy)
         rules[rule] = seen[epoch]
@@ -60,7 +62,7 @@ def main(suite, group, model_name, name, seed):
     result = {"run": title, "group": group, "model": model_name, "name": name, "seed": int(seed), "tasks": row["tasks"],
               "rules": rules, "epochs": epochs, **energy, "cost": cost, "commit": commit(),
               "device": device.describe(where)}
-    files.write(f"out/{suite}/metrics/{group}/{title}.json", (json.dumps(result, indent=1) + "\n").encode())
+    documents.write(f"out/{suite}/metrics/{group}/{title}.json", result)
     shown = "  ".join(f"{METRICS[name].title} {value:.4g}" for name, value in rules["train_loss"]["official"].items())
     print(f"{title}: epoch {epochs['train_loss']} of {len(curve)}  {shown}")
 

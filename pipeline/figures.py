@@ -11,13 +11,12 @@ import io
 import pathlib
 import sys
 
-import yaml
-
 from pipeline import tasks
 from pipeline.loop.curve import read
 from pipeline.runtime import files
 from pipeline.runtime.errors import UserError, run
 from pipeline.runtime.row import address, redo
+from pipeline.runtime.row import read as read_row
 
 KINDS = {"loss": "task loss", "distance": "lambda x feature distance", "match": "mismatch of predictions"}
 
@@ -25,7 +24,7 @@ KINDS = {"loss": "task loss", "distance": "lambda x feature distance", "match": 
 def main(*suites):
     drawn = 0
     for file in sorted(pathlib.Path("out").glob("*/rows/train/*/*.yaml")):
-        row = yaml.load(file.read_text(), yaml.CSafeLoader)
+        row = read_row("train", file.parts[1], *file.parts[4:-1], file.stem)
         folder = pathlib.Path(row["folder"])
         if (not suites or row["suite"] in suites) and "teachers" in row and (folder / "curve.csv").exists():
             curve, _ = read(folder, redo(folder, address(row, row["group"])))

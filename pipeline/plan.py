@@ -13,7 +13,6 @@ import collections
 import contextlib
 import functools
 import heapq
-import json
 import math
 import pathlib
 import statistics
@@ -22,8 +21,10 @@ from typing import NamedTuple
 
 import yaml
 
-from pipeline.config import params, reading, resolve
+from pipeline import rows
+from pipeline.config import params, resolve
 from pipeline.loop.curve import work_of
+from pipeline.runtime import documents
 from pipeline.runtime.errors import UserError, run
 from pipeline.runtime.progress import clock
 
@@ -147,13 +148,14 @@ def rows_of(name):
 
 def difference(file, row):
     """What of a row has changed since it was written, in a few words; "" if nothing has."""
-    try:
-        before = file.read_text()
-    except FileNotFoundError:
-        return "its row is new"
-    if before == reading.text(row):
+    if file.exists() and file.read_bytes() == rows.text(file, row).encode():
         return ""
-    keys = changed_keys(yaml.load(before, yaml.CSafeLoader), row)
+    try:
+        keys = changed_keys(documents.read(file, str, parse=documents.from_yaml), row)
+    except documents.Missing:
+        return "its row is new"
+    except UserError:
+        return "its row is damaged"
     return "row: " + ", ".join(keys[:4]) + (", ..." if len(keys) > 4 else "")
 
 
@@ -269,10 +271,10 @@ def records():
 def recorded(file):
     """The step of a finished run, or None."""
     try:
-        cost = json.loads(file.read_text())
+        cost = documents.read(file, str, documents.COST)
         return Record(cost["group"], file.parent.name.partition("-")[0], cost["seconds_per_step"], cost["work"],
                       cost["device"])
-    except (OSError, ValueError, KeyError):
+    except UserError:
         return None
 
 

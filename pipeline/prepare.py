@@ -5,7 +5,6 @@
     python -m pipeline.prepare montage [rooms]  out/<suite>/montage.png: images and targets, to be looked at
 """
 
-import json
 import math
 import pathlib
 import shutil
@@ -15,7 +14,7 @@ import numpy as np
 
 from pipeline import data, tasks
 from pipeline.data import readers
-from pipeline.runtime import files
+from pipeline.runtime import documents, files
 from pipeline.runtime.errors import UserError, run
 from pipeline.runtime.progress import Line
 from pipeline.runtime.row import read
@@ -63,9 +62,7 @@ def hold_out(row):
     """A search's own data: a drawn share of the training images, of each domain where there are several, as test."""
     search, folder = row["held_out"], row["data"]["folder"]
     source = data.load_manifest(search["of"])
-    place, names = pathlib.Path(search["of"]) / "train", source["ids"]["train"]
-    arrays = {kind: data.open_array(place / f"{kind}.npy", (len(names), *data.shape(kind, source["size"])), kept)
-              for kind, kept in source["stored"].items()}
+    names, arrays = source["ids"]["train"], data.open_arrays(search["of"], source, "train", source["stored"])
     draw = np.random.default_rng(search["seed"])
     held = []
     for first, last in source["domains"].get("train", {"": (0, len(names))}).values():
@@ -101,7 +98,7 @@ def write(folder, manifest, splits):
         manifest["domains"] |= {split: ends} if (ends := domains(arrays)) else {}
         manifest["sha256"] |= {f"{split}/{kind}.npy": files.digest(root / split / f"{kind}.npy")
                                for kind in arrays}
-    files.write(root / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
+    documents.write(root / "manifest.json", manifest)
 
 
 def domains(arrays):
@@ -131,8 +128,7 @@ def picture(suite, rows=6):
                                    squeeze=False)
     for row, axis in enumerate(axes):
         split = ("train", "test")[row % 2]
-        arrays = {kind: np.load(folder / split / f"{kind}.npy", mmap_mode="r")
-                  for kind in manifest["stored"]}
+        arrays = data.open_arrays(folder, manifest, split, manifest["stored"])
         for column, panel in enumerate(axis):
             drawn = row // 2 if len(shown) > 1 else row // 2 * columns + column       # of so many, evenly spread
             at = drawn * len(arrays["image"]) // (rows // 2 * (1 if len(shown) > 1 else columns))

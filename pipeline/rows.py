@@ -11,7 +11,7 @@ import shutil
 import sys
 
 from pipeline.config import reading, resolve
-from pipeline.runtime import files
+from pipeline.runtime import documents, files
 from pipeline.runtime.errors import run
 
 
@@ -20,8 +20,13 @@ def main(suite):
     folder = pathlib.Path(f"out/{suite}/rows")
     shutil.rmtree(folder, ignore_errors=True)
     for name, row in rows.items():
-        files.write(folder / name, reading.text(row).encode())
+        files.write(folder / name, text(folder / name, row).encode())
     print(f"{folder}: {len(rows)} rows")
+
+
+def text(file, row):
+    """A row as it lies at `file`."""
+    return reading.text(documents.sealed(file, row))
 
 
 if __name__ == "__main__":

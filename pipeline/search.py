@@ -8,7 +8,6 @@ those held out of the suite that it searches; no image of the real test set deci
 Delta_MTL over the trials' own single-task networks under the suite's selection rule, the mean over seeds.
 """
 
-import json
 import math
 import pathlib
 import statistics
@@ -16,7 +15,7 @@ import sys
 
 from pipeline import table
 from pipeline.loop.curve import text
-from pipeline.runtime import files
+from pipeline.runtime import documents, files
 from pipeline.runtime.errors import UserError, run
 from pipeline.runtime.row import found, read
 from pipeline.tasks import metrics
@@ -33,7 +32,7 @@ def pick(row):
     best = {model: max((line for line in lines if line["model"] == model), key=score)["trial"]
             for model in row["models"]}
     files.write(folder / "trace.csv", text(lines).encode())
-    files.write(folder / "lambda.json", (json.dumps(best, indent=1) + "\n").encode())
+    documents.write(folder / "lambda.json", best)
     for model, trial in best.items():
         print(f"{model}: lambda {told(row['trials'][trial])} of {len(row['trials'])} trials")
 
@@ -69,11 +68,12 @@ def report(row):
              for line in lines]
     header = [table.title_of(name) for name in (*names, table.DELTA)]
     parts = [("Trials, on the images held out", ["Network", "lambda", *header, ""], tried)]
-    results = table.read_all(row["searched"], ("teacher", "student")) | table.read_all(row["suite"], ("searched",))
+    results = table.read_all(row["searched"], ("teacher", "student"))
+    results.update(table.read_all(row["suite"], ("searched",)))
     cells, rows = [], []
     for model in row["models"]:
-        stl = {seed: [one for task in row["tasks"] if (one := results.get(("teacher", f"{model}-{task}-s{seed}")))]
-               for seed in row["seeds"]}
+        stl = {seed: [results[stem] for task in row["tasks"]
+                      if (stem := ("teacher", f"{model}-{task}-s{seed}")) in results] for seed in row["seeds"]}
         for group, key, values in (("searched", "searched", row["trials"][picked[model]]),
                                    ("student", row["method"], row["lambda"])):
             runs = {seed: [results[stem]] for seed in row["seeds"]

@@ -17,7 +17,7 @@ import statistics
 import sys
 
 from pipeline.config.caption import RULES
-from pipeline.runtime import files
+from pipeline.runtime import documents, files
 from pipeline.runtime.errors import UserError, run
 from pipeline.runtime.row import of_suite, redo
 from pipeline.runtime.row import read as read_row
@@ -29,6 +29,9 @@ DELTA, AVERAGE = "delta_pct", "average_pct"
 TITLES = {DELTA: "Delta_MTL", AVERAGE: "Avg"}
 PROTOCOLS = {"official": "official protocol (per image and per batch, as the paper)",
              "dataset": "dataset protocol (one confusion matrix, all pixels pooled)"}
+COSTS = ("parameters", "seconds_per_step", "peak_memory_mb", "backward_passes", "inference_ms")
+METRICS_FILE = {"run": str, "rules": {rule: dict.fromkeys(PROTOCOLS, dict) for rule in RULES},
+                "cost": dict.fromkeys(COSTS, documents.NUMBER), "commit": str, "device": str}
 
 
 def main(suite, name):
@@ -74,18 +77,23 @@ def write(name, heading, said, parts, cells, more=None):
 
 
 def read_all(suite, groups):
-    """{(group, run): its metrics} of a suite."""
-    return {(group, file.stem): read(file) for group in groups
-            for file in sorted(pathlib.Path(f"out/{suite}/metrics/{group}").glob("*.json"))}
+    """{(group, run): its metrics} of a suite, each read when it is asked for: those of rows gone by are not."""
+    return Results({(group, file.stem): file for group in groups
+                    for file in sorted(pathlib.Path(f"out/{suite}/metrics/{group}").glob("*.json"))})
+
+
+class Results(dict):
+    def __getitem__(self, key):
+        found = super().__getitem__(key)
+        if isinstance(found, pathlib.Path):
+            found = self[key] = read(found)
+        return found
 
 
 def read(file):
-    try:
-        return json.loads(file.read_text())
-    except ValueError as mistake:
-        suite, _, group, _ = file.parts[1:]
-        stage = of_suite(suite, f"evaluate-{group}@{'-'.join(file.stem.rsplit('-s', 1))}")
-        raise UserError(f"{file} is damaged ({mistake}); {redo(file, stage)}") from None
+    suite, _, group, _ = file.parts[1:]
+    stage = of_suite(suite, f"evaluate-{group}@{'-'.join(file.stem.rsplit('-s', 1))}")
+    return documents.read(file, lambda: redo(file, stage), METRICS_FILE)
 
 
 def printed(table, row):

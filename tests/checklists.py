@@ -9,7 +9,8 @@ import textwrap
 
 from conftest import ROOT
 
-from pipeline.config import reading, resolve
+from pipeline import rows
+from pipeline.config import resolve
 
 PAGE = (ROOT / "pipeline/README.md").read_text()
 # The most that an addition may cost: lines of code that are not blank, and lines of params.yaml, written or changed.
@@ -73,7 +74,7 @@ def touched(before, after):
 
 def resolved(suite):
     """{path: text} of a suite's rows, from the parameters in the working folder and the project's own code."""
-    return {path: reading.text(row) for path, row in resolve.everything(suite).items()}
+    return {path: rows.text(f"out/{suite}/rows/{path}", row) for path, row in resolve.everything(suite).items()}
 
 
 def written(folder):

@@ -126,6 +126,7 @@ DAMAGED = {          # an output, the verb that meets the damage
     "data/train/depth.npy": ("train", "baseline", "segnet", "uniform", "0"),
     "data/manifest.json": ("train", "baseline", "segnet", "uniform", "0"),
     "teacher/segnet-depth-s0/weights.pt": ("features", "teacher", "segnet", "depth", "0"),
+    "teacher/segnet-normal-s0/cost.json": ("train", "student", "segnet", "ours", "0"),
     "baseline/segnet-uniform-s0/weights.pt": ("evaluate", "baseline", "segnet", "uniform", "0"),
     "baseline/segnet-uniform-s0/curve.csv": ("evaluate", "baseline", "segnet", "uniform", "0"),
     "baseline/segnet-uniform-s0/cost.json": ("evaluate", "baseline", "segnet", "uniform", "0"),

@@ -13,6 +13,7 @@ from pipeline import data, prepare, quirks, rows, search
 from pipeline.config import params
 from pipeline.config.caption import RULES
 from pipeline.data.split import Split
+from pipeline.runtime import documents
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.row import found, searched
 from pipeline.tasks.metrics import of
@@ -22,12 +23,11 @@ TRIALS = ["1-1", "4-4", "10-10"]
 
 def write(suite, group, name, seed, model="lenet", **values):
     """One run's metrics file, the same under every rule; `dataset` has them twice as large."""
-    path = pathlib.Path(f"out/{suite}/metrics/{group}/{model}-{name}-s{seed}.json")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    run = f"{model}-{name}-s{seed}"
     rules = {rule: {"official": values, "dataset": {key: 2 * value for key, value in values.items()}} for rule in RULES}
-    cost = {"parameters": 1, "seconds_per_step": 1.0, "peak_memory_mb": 1.0, "backward_passes": 1}
-    path.write_text(json.dumps({"name": name, "seed": seed, "rules": rules, "commit": "abc1234", "device": "cpu",
-                                "cost": cost}))
+    cost = {"parameters": 1, "seconds_per_step": 1.0, "peak_memory_mb": 1.0, "backward_passes": 1, "inference_ms": 1.0}
+    documents.write(f"out/{suite}/metrics/{group}/{run}.json", {
+        "run": run, "name": name, "seed": seed, "rules": rules, "commit": "abc1234", "device": "cpu", "cost": cost})
 
 
 def alter(suite, **keys):
@@ -95,7 +95,7 @@ def test_rooms_are_held_out_too_and_another_seed_draws_others(folder):
 def test_the_best_trial_over_seeds_is_picked_and_trained_with(folder):
     tried([{0: 90.0, 1: 60.0}, {0: 80.0, 1: 84.0}, {0: 70.0, 1: 70.0}], seeds=(0, 1))
     pick()
-    assert json.loads(pathlib.Path("out/search/lambda.json").read_text()) == {"lenet": "4-4"}
+    assert found("out/search/lambda.json", "lenet") == "4-4"
     lines = pathlib.Path("out/search/trace.csv").read_text().splitlines()
     assert len(lines) == 4 and lines[2].startswith("lenet,4-4,1.25,")           # (0 % + 5 %) / 2, characters equal
     row = row_of("search", "searched", "lenet", "searched")
@@ -127,7 +127,7 @@ def test_the_report_has_the_trace_and_both_rows(folder):
 
 
 def test_what_is_missing_is_named(folder):
-    with pytest.raises(UserError, match="out/search/lambda.json names no lambda of lenet .*make search-lambda"):
+    with pytest.raises(UserError, match="out/search/lambda.json is not there; run `make search-lambda"):
         searched(row_of("search", "searched", "lenet", "searched"))
     tried([{0: 70.0}, {0: 90.0}, {0: 80.0}])
     pathlib.Path("out/search/metrics/student/lenet-4-4-s0.json").unlink()

@@ -12,6 +12,7 @@ from pipeline import data as package
 from pipeline import rows, table
 from pipeline.config import caption, params, resolve
 from pipeline.data import readers
+from pipeline.runtime import documents
 from pipeline.runtime.errors import UserError
 from pipeline.tasks.metrics import of
 
@@ -33,9 +34,7 @@ def result(name, seed, scale=1.0, tasks=TASKS, model="segnet"):
 def write(*results, suite="rooms"):
     groups = {name: group for group, section in params.load(suite).groups().items() for name in section.rows}
     for one in results:
-        place = pathlib.Path(f"out/{suite}/metrics/{groups[one['name']]}")
-        place.mkdir(parents=True, exist_ok=True)
-        (place / f"{one['run']}.json").write_text(json.dumps(one))
+        documents.write(f"out/{suite}/metrics/{groups[one['name']]}/{one['run']}.json", one)
 
 
 def make(name="table2", suite="rooms"):

@@ -15,7 +15,7 @@ from pipeline.data.split import Split
 from pipeline.loop import checkpoint, epoch
 from pipeline.loop.curve import read
 from pipeline.loop.schedule import learning_rate
-from pipeline.runtime import files
+from pipeline.runtime import documents, files
 from pipeline.runtime.errors import UserError
 from pipeline.teachers import store
 
@@ -207,13 +207,13 @@ def test_missing_or_damaged_inputs_are_named(copy):
     weights = folder_of("rooms", "segnet", "semantic") / "weights.pt"
     good = weights.read_bytes()
     weights.write_bytes(good[:1000])
-    with pytest.raises(UserError, match=r"weights.pt is damaged .*weights.pt; dvc repro -s teacher@segnet-semantic-0"):
+    with pytest.raises(UserError, match=r"weights.pt is damaged .*semantic-s0; dvc repro -s teacher@segnet-semantic-0"):
         run(features, "rooms", "teacher", "segnet", "semantic", "0")
     weights.unlink()
     with pytest.raises(UserError, match="weights.pt is not there; run `dvc repro teacher@segnet-semantic-0`"):
         run(features, "rooms", "teacher", "segnet", "semantic", "0")
     pathlib.Path("out/rooms/data/train/depth.npy").write_bytes(b"x")
-    with pytest.raises(UserError, match="depth.npy cannot be read .*rm -rf out/rooms/data; dvc repro -s prepare"):
+    with pytest.raises(UserError, match="depth.npy is damaged.*rm -rf out/rooms/data; dvc repro -s prepare"):
         Split("out/rooms/data", "train", torch.device("cpu"))
     pathlib.Path("out/rooms/data/manifest.json").unlink()
     with pytest.raises(UserError, match="run `dvc repro prepare`"):
@@ -221,7 +221,13 @@ def test_missing_or_damaged_inputs_are_named(copy):
 
 
 def test_weights_and_curve_of_two_runs_are_told_apart(copy):
-    shutil.copy(*(folder_of("rooms", "segnet", name) / "weights.pt" for name in ("uniform", "ours")))
+    theirs, ours = (folder_of("rooms", "segnet", name) for name in ("uniform", "ours"))
+    shutil.copy(theirs / "weights.pt", ours)
+    with pytest.raises(UserError, match="student/segnet-ours-s0/weights.pt is damaged or belongs elsewhere"):
+        run(evaluate, "rooms", "student", "segnet", "ours", "0")
+    parts = {"weights.pt": theirs / "weights.pt", "curve.csv": ours / "curve.csv"}           # and with their checksums
+    documents.write_run(ours, {name: path.read_bytes() for name, path in parts.items()},
+                        documents.read(ours / "cost.json", str))
     with pytest.raises(UserError, match="not of one run"):
         run(evaluate, "rooms", "student", "segnet", "ours", "0")
 

@@ -12,7 +12,7 @@ from pipeline.bench import consistency
 from pipeline.config import params
 from pipeline.loop import checkpoint
 from pipeline.loop.curve import read
-from pipeline.runtime import distributed
+from pipeline.runtime import distributed, documents
 from pipeline.runtime.errors import UserError
 
 
@@ -89,10 +89,8 @@ def test_the_papers_numbers_stand_beside_real_data(folder):
     change(("data: streets ", "data: cityscapes "), suite="xtask_streets")
     rules = {rule: {protocol: {"miou_pct": 60.0} for protocol in ("official", "dataset")} for rule in table.RULES}
     cost = {"parameters": 1, "seconds_per_step": 1.0, "peak_memory_mb": 1.0, "backward_passes": 1, "inference_ms": 1.0}
-    place = pathlib.Path("out/xtask_streets/metrics/baseline")
-    place.mkdir(parents=True)
-    (place / "resnet-xtasc-streets-s0.json").write_text(json.dumps({
-        "run": "", "rules": rules, "cost": cost, "commit": "", "device": "", "energy": dict.fromkeys(rules, 0.5)}))
+    documents.write("out/xtask_streets/metrics/baseline/resnet-xtasc-streets-s0.json", {
+        "run": "", "rules": rules, "cost": cost, "commit": "", "device": "", "energy": dict.fromkeys(rules, 0.5)})
     run(table, "xtask_streets", "xtask-cityscapes")
     found = pathlib.Path("out/tables/xtask-cityscapes.md").read_text()
     assert "66.51" in found and "-6.51" in found and "the printed numbers" in found.lower() and "0.5000" in found

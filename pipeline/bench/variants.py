@@ -15,7 +15,7 @@ from pipeline.data.split import Split
 from pipeline.loop import compiled, epoch
 from pipeline.loop.record import Record, Sums
 from pipeline.loop.state import balancer_of
-from pipeline.runtime import files, weights
+from pipeline.runtime import documents, files, weights
 from pipeline.runtime.row import read
 from pipeline.teachers import networks
 
@@ -78,7 +78,8 @@ def make_project(models, batch, size, width, where):
                     part.momentum = 1.0
             with torch.no_grad():
                 teacher.features(split.batch(list(range(8)))[0])
-            files.write(networks.weights_file(row, task), weights.pack({"last": weights.copy_of(teacher)}))
+            documents.write_run(networks.weights_file(row, task).parent, {
+                "weights.pt": weights.pack({"last": weights.copy_of(teacher)})}, {})
             features.main("rooms", "teacher", model, task, "0")
 
 

@@ -24,9 +24,12 @@ import pathlib
 import numpy as np
 
 from pipeline import tasks
+from pipeline.runtime import documents
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.row import of_suite, read, redo
 
+MANIFEST = {"data": str, "options": dict, "size": list, "classes": dict, "stored": dict, "inverse_depth": bool,
+            "moments": dict, "ids": {"train": list, "test": list}, "domains": dict, "sha256": dict}
 KINDS = {"image": np.uint8, "label": np.int8, "depth": np.float16, "normal": np.float16}       # of rooms
 
 
@@ -39,14 +42,22 @@ def shape(kind, size):
 
 
 def load_manifest(folder):
-    """The manifest of prepared data, in out/<suite>/data. `UserError` when `prepare` has not run."""
+    """The manifest of prepared data, in out/<suite>/data. `UserError` when `prepare` has not run, or wrote another."""
     path = pathlib.Path(folder) / "manifest.json"
     try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
+        return documents.read(path, lambda: redo(folder, stage(folder)), MANIFEST)
+    except documents.Missing:
         raise UserError(f"{path} is not there; run `dvc repro {stage(folder)}`") from None
-    except ValueError as mistake:
-        raise UserError(f"{path} is damaged ({mistake}); {redo(folder, stage(folder))}") from None
+
+
+def hold_to(row):
+    """`UserError` unless a row's data are there, prepared as the row asks."""
+    wanted, manifest = row["data"], load_manifest(row["data"]["folder"])
+    asked = {"data": wanted["reader"], "options": wanted["options"], "size": [wanted["height"], wanted["width"]]}
+    for key, value in asked.items():
+        if manifest[key] != value:
+            raise UserError(f"{wanted['folder']} was prepared with the {key} {manifest[key]}, but the row asks for "
+                            f"{value}; run `dvc repro {stage(wanted['folder'])}`")
 
 
 def stage(folder):
@@ -60,19 +71,12 @@ def fingerprint(manifest):
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def open_array(path, wanted, kind):
-    """Memory-map one prepared array; `UserError` if it is missing, cut short or not of this shape and type."""
-    try:
+def open_arrays(folder, manifest, split, kinds):
+    """{kind: memory map} of a split's prepared arrays; `UserError` unless each is the one that `prepare` wrote."""
+    found = {}
+    for kind in kinds:
+        path = pathlib.Path(folder) / split / f"{kind}.npy"
+        documents.check(path, manifest["sha256"].get(f"{split}/{kind}.npy"), lambda: redo(folder, stage(folder)))
         # copy-on-write, because torch wants writable memory; nothing is ever written
-        array = np.load(path, mmap_mode="c")
-    except (OSError, ValueError, EOFError) as mistake:
-        raise UserError(f"{path} cannot be read ({mistake}); {remedy(path)}") from None
-    if array.shape != wanted or array.dtype != kind:
-        raise UserError(f"{path} is {array.dtype} {array.shape}, expected {kind} {wanted}; {remedy(path)}")
-    return array
-
-
-def remedy(path):
-    """What mends an array of prepared data, out/<suite>/data/<split>/<kind>.npy."""
-    folder = pathlib.Path(path).parents[1]
-    return redo(folder, stage(folder))
+        found[kind] = np.load(path, mmap_mode="c")
+    return found

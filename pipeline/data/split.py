@@ -1,7 +1,5 @@
 """One split of a suite's prepared data on the device: batches of images and of the tasks' targets."""
 
-import pathlib
-
 import torch
 
 from pipeline import data, tasks
@@ -27,7 +25,7 @@ class Split:
     """
 
     def __init__(self, folder, name, device, names=None):
-        manifest, place = data.load_manifest(folder), pathlib.Path(folder) / name
+        manifest = data.load_manifest(folder)
         self.ids, self.classes, self.size = manifest["ids"][name], manifest["classes"], manifest["size"]
         self.domains = {task: range(*ends) for task, ends in manifest["domains"].get(name, {}).items()}
         self.inverse_depth, self.device = manifest["inverse_depth"], device
@@ -35,8 +33,7 @@ class Split:
         if names is not None:
             read = {kind for own in map(tasks.facts, names) for kind in (own.target, *own.reads)}
             kinds = [kind for kind in kinds if kind in read]
-        arrays = {kind: data.open_array(place / f"{kind}.npy", (len(self.ids), *data.shape(kind, self.size)),
-                                        manifest["stored"][kind]) for kind in ("image", *kinds)}
+        arrays = data.open_arrays(folder, manifest, name, ("image", *kinds))
         # CUDA takes a copy once; a CPU reads the memory map, so that only touched pages cost memory.
         needed = sum(array.nbytes for array in arrays.values())
         self.resident = device.type == "cpu" or needed < 0.5 * torch.cuda.mem_get_info(device)[0]

@@ -38,7 +38,13 @@ class Checkpoint:
         last, previous = (self.folder / name for name in KEPT)
         if last.exists():
             os.replace(last, previous)
-        files.write(last, hashlib.sha256(payload).digest() + payload)
+        files.write(last, self.digest(payload) + payload)
+
+    def digest(self, payload):
+        """Of a state of this run; another's, copied here, has another."""
+        found = hashlib.sha256(self.folder.name.encode())
+        found.update(payload)
+        return found.digest()
 
     def load(self):
         """The newest whole state. A damaged one is named and passed over for the one before it."""
@@ -46,7 +52,7 @@ class Checkpoint:
             if not path.exists():
                 continue
             raw = path.read_bytes()
-            if hashlib.sha256(raw[32:]).digest() == raw[:32]:
+            if self.digest(raw[32:]) == raw[:32]:
                 return weights.unpack(raw[32:])
             print(f"warning: {path} is damaged (checksum); going on from the state before it", file=sys.stderr)
         return None

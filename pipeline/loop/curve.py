@@ -2,9 +2,8 @@
 
 import csv
 import io
-import json
 
-from pipeline.runtime.errors import UserError
+from pipeline.runtime import documents
 
 
 def text(lines):
@@ -17,15 +16,13 @@ def text(lines):
 
 
 def read(folder, redo):
-    """(curve.csv as a list of {column: number}, cost.json) of a run's folder; `UserError` with the remedy."""
-    try:
-        with open(folder / "curve.csv", newline="") as file:
-            curve = [{key: float(value) for key, value in line.items()} for line in csv.DictReader(file)]
-        if not curve:
-            raise ValueError("curve.csv has no rows")
-        return curve, json.loads((folder / "cost.json").read_text())
-    except (OSError, ValueError, TypeError) as mistake:
-        raise UserError(f"{folder} has no readable curve.csv and cost.json ({mistake}); {redo}") from None
+    """(curve.csv as a list of {column: number}, cost.json without its checksums) of a run's folder; `UserError` with
+    the remedy unless both are as the run wrote them."""
+    documents.check_run(folder, lambda: redo, "curve.csv")
+    cost = documents.read(folder / "cost.json", lambda: redo, documents.COST)
+    with open(folder / "curve.csv", newline="") as file:
+        curve = [{key: float(value) for key, value in line.items()} for line in csv.DictReader(file)]
+    return curve, {key: value for key, value in cost.items() if key != "sha256"}
 
 
 def work_of(training, height, width):

@@ -1,13 +1,12 @@
 """What a finished run leaves in its folder: weights, curves, its row and what it cost."""
 
-import json
 import pathlib
 
 import yaml
 
 from pipeline import balancers
 from pipeline.loop.curve import text, work_of
-from pipeline.runtime import device, files, weights
+from pipeline.runtime import device, documents, weights
 
 
 def write_results(run):
@@ -16,12 +15,11 @@ def write_results(run):
     states = {"last": weights.copy_of(run.model), "train_loss": results.best["weights"]}
     if results.by_batch:
         states["last_batch"] = results.by_batch["weights"]
-    files.write(folder / "weights.pt", weights.pack(states))
-    files.write(folder / "curve.csv", text(results.curve).encode())
+    parts = {"weights.pt": weights.pack(states), "curve.csv": text(results.curve).encode()}
     if run.row["group"] != "teacher":
-        files.write(folder / "balance.csv", text(results.balance).encode())
-    files.write(folder / "run.yaml", yaml.safe_dump(run.row, sort_keys=False).encode())
-    files.write(folder / "cost.json", (json.dumps(cost(run), indent=1) + "\n").encode())
+        parts["balance.csv"] = text(results.balance).encode()
+    parts["run.yaml"] = yaml.safe_dump(run.row, sort_keys=False).encode()
+    documents.write_run(folder, parts, cost(run))
 
 
 def cost(run):

@@ -55,6 +55,7 @@ class Run:
         self.row, self.title, self.tasks, self.training = row, title, row["tasks"], row["train"]
         self.epochs, self.precision = self.training["epochs"], self.training["precision"]
         self.device = device.pick()
+        data.hold_to(row)
         self.train, self.test = (Split(row["data"]["folder"], name, self.device, self.tasks)
                                  for name in ("train", "test"))
         batches = order.epoch_of(self.train, row, 0)

@@ -5,11 +5,14 @@ import hashlib
 import os
 import pathlib
 import shutil
+import time
 
 from pipeline.runtime.errors import UserError
 
 WORK = pathlib.Path(".work")
 PROJECT = pathlib.Path(__file__).resolve().parents[2]
+RECENT = 2e9                # nanoseconds: what was written so lately may change again within a tick of its clock
+_DIGESTS = {}
 
 
 def write(path, payload):
@@ -39,6 +42,10 @@ def write(path, payload):
 
 
 def digest(path):
-    """Hex sha256 of a file."""
+    """Hex sha256 of a file, which is read once a process while its time and size stay what they are."""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        status = os.fstat(file.fileno())
+        key = os.path.abspath(path), status.st_ino, status.st_size, status.st_mtime_ns
+        if key not in _DIGESTS or time.time_ns() - status.st_mtime_ns < RECENT:
+            _DIGESTS[key] = hashlib.file_digest(file, "sha256").hexdigest()
+    return _DIGESTS[key]

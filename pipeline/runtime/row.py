@@ -1,10 +1,8 @@
 """A run's row, as `pipeline.rows` wrote it: all that a verb knows of the parameters."""
 
-import json
 import pathlib
 
-import yaml
-
+from pipeline.runtime import documents
 from pipeline.runtime.errors import UserError
 
 
@@ -12,16 +10,11 @@ def read(verb, suite, *place):
     """The row of a verb: `read("train", "rooms", "student", "segnet-ours-s0")`; `UserError` with the remedy."""
     path = pathlib.Path(f"out/{suite}/rows", verb, *place[:-1], f"{place[-1]}.yaml")
     try:
-        row = yaml.load(path.read_text(), yaml.CSafeLoader)
-        if not isinstance(row, dict) or "code" not in row:            # every row ends with it
-            raise yaml.YAMLError("it ends too early")
-        return row
-    except FileNotFoundError:
+        return documents.read(path, lambda: f"run `python -m pipeline.rows {suite}`", {"code": str},
+                              documents.from_yaml)
+    except documents.Missing:
         raise UserError(f"{path} is not there; `python -m pipeline.rows {suite}` writes the rows that params.yaml "
                         f"names{there(path)}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as mistake:
-        raise UserError(f"{path} is damaged ({' '.join(str(mistake).split())}); run `python -m pipeline.rows {suite}`"
-                        ) from None
 
 
 def there(path):
@@ -48,10 +41,7 @@ def address(row, verb):
 
 def found(file, model):
     """The trial that a search picked for a network."""
-    try:
-        return json.loads(pathlib.Path(file).read_text())[model]
-    except (OSError, ValueError, KeyError, TypeError) as mistake:
-        raise UserError(f"{file} names no lambda of {model} ({mistake}); run `make search-lambda`") from None
+    return documents.read(file, lambda: "run `make search-lambda`", {model: str})[model]
 
 
 def searched(row):

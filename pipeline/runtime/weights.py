@@ -1,9 +1,11 @@
 """Files of tensors and plain values, as `weights.pt` is one: packing, reading, and a network's state to put in."""
 
 import io
+import pathlib
 
 import torch
 
+from pipeline.runtime import documents
 from pipeline.runtime.errors import UserError
 
 
@@ -20,13 +22,18 @@ def unpack(payload):
 
 
 def read(path, remedy):
-    """The value in a file; `UserError` with the remedy if it is missing or damaged."""
+    """A finished run's states by their names; `UserError` with the remedy unless the file is as the run wrote it."""
+    documents.check_run(pathlib.Path(path).parent, lambda: remedy, pathlib.Path(path).name)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def put(network, states, name, path, remedy):
+    """Give a network one of the states of the file `path`; `UserError` where it is not there or does not fit."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{path} is not there; {remedy}") from None
-    except Exception as mistake:          # torch reports damage through many types, EOFError to UnpicklingError
-        raise UserError(f"{path} is damaged ({type(mistake).__name__}); {remedy}") from None
+        network.load_state_dict(states[name])
+    except (KeyError, RuntimeError, TypeError, AttributeError) as mistake:
+        raise UserError(f"{path} has no state {name!r} that fits the network of this row "
+                        f"({' '.join(str(mistake).split())[:200]}); {remedy}") from None
 
 
 def copy_of(network):

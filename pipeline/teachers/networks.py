@@ -27,8 +27,8 @@ def begin_from_parent(model, run):
     """Give a network the last weights of the run that its own begins from, if it begins from one."""
     if "parent" in run:
         parent, path = run["parent"], pathlib.Path(run["parent"]["folder"]) / "weights.pt"
-        remedy = row.redo(path, row.address(parent, parent["group"]))
-        model.load_state_dict(weights.read(path, remedy)["last"])
+        remedy = row.redo(path.parent, row.address(parent, parent["group"]))
+        weights.put(model, weights.read(path, remedy), "last", path, remedy)
 
 
 def digests(run):
@@ -49,7 +49,7 @@ def weights_file(run, task):
 def load(run, task, classes, device):
     """One task's frozen teacher in eval mode, at the epoch that `features.teacher` names."""
     own, path = row_of(run, task), weights_file(run, task)
-    states = weights.read(path, row.redo(path, row.address(own, "teacher")))
-    teacher = network(own, [task], classes, device)
-    teacher.load_state_dict(states[run["features"]["teacher"]])
+    remedy = row.redo(path.parent, row.address(own, "teacher"))
+    states, teacher = weights.read(path, remedy), network(own, [task], classes, device)
+    weights.put(teacher, states, run["features"]["teacher"], path, remedy)
     return teacher.requires_grad_(False).eval()

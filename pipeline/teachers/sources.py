@@ -77,7 +77,7 @@ class Cached:
         path, shape = self.folder / f"{tap}.npy", tuple(self.manifest["shapes"][tap])
         try:
             array = np.load(path, mmap_mode="r")
-        except (OSError, ValueError, EOFError) as mistake:
+        except Exception as mistake:           # numpy reports a damaged header through many types
             raise self.damage(path, mistake) from None
         if array.shape != shape or array.dtype != self.manifest["dtype"]:
             raise self.damage(path, f"{array.dtype} {array.shape}, expected {self.manifest['dtype']} {shape}")
@@ -103,8 +103,7 @@ class Cached:
         return out
 
     def damage(self, path, what):
-        return UserError(f"{path} is damaged ({what}); remove {self.folder} and run the same command again: the "
-                       "features are rebuilt and training goes on from its last epoch")
+        return UserError(f"{path} is damaged ({what}); {anew(self.folder)}")
 
     def read(self, key, room):
         index, taps = key
@@ -128,6 +127,12 @@ class Cached:
 
     def describe(self):
         return f"{self.manifest['bytes'] / 1e6:.0f} MB {self.manifest['dtype']} in {self.place}"
+
+
+def anew(folder):
+    """What mends stored features."""
+    return (f"remove {folder} and run the same command again: the features are rebuilt and training goes on from its "
+            "last epoch")
 
 
 def fresh(_, shape, dtype):

@@ -25,7 +25,7 @@ import torch
 from kernels.packing import normalise, pack, unpack
 from pipeline import data
 from pipeline.options import code
-from pipeline.runtime import distributed, files, row
+from pipeline.runtime import distributed, documents, files, row
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.progress import Line
 from pipeline.teachers import networks, sources
@@ -34,6 +34,10 @@ BULK = files.WORK / "features"
 # Images a teacher forward and a write, and those of small pictures; fixed, so that a rebuild gives the same bits.
 BATCH, SMALL = 8, 512
 CHECKED = 16               # images that the parity gate compares
+TRACKED = {"identity": str, "bytes": int}
+PROGRESS = {"images": int, "crc32": dict, "energy": dict}
+MANIFEST = {"identity": str, "bytes": int, "ids": list, "dtype": str, "shapes": dict, "crc32": dict, "energy": dict,
+            "parity": dict}
 # cosine and absolute difference between stored and live unit features that rounding explains
 PARITY = {"float32": (0.999999, 1e-6), "float16": (0.999999, 1e-3), "uint8": (0.9999, 5e-3)}
 
@@ -46,11 +50,11 @@ def manifest_file(run, task):
 def identity(run, task):
     """The directory's name: everything that decides the features' bytes."""
     path, own = networks.weights_file(run, task), networks.row_of(run, task)
-    try:
-        weights = files.digest(path)
-    except FileNotFoundError:
-        raise UserError(f"{path} is not there; run `dvc repro {row.address(own, 'teacher')}`") from None
-    facts = {"weights": weights, "features": run["features"], "preprocessing": "image / 255",
+    stage = row.address(own, "teacher")
+    if not path.exists():
+        raise UserError(f"{path} is not there; run `dvc repro {stage}`")
+    documents.check_run(path.parent, lambda: row.redo(path.parent, stage), path.name)
+    facts = {"weights": files.digest(path), "features": run["features"], "preprocessing": "image / 255",
              "data": data.fingerprint(data.load_manifest(own["data"]["folder"])), "batch_norm": "running",
              "code": code.digest([__name__, f"models.{own['model']}"])}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
@@ -103,11 +107,12 @@ def build(run, task, split, device):
                 "shapes": shapes, "crc32": done["crc32"], "energy": done["energy"],
                 "parity": {"images": min(CHECKED, len(split)), "cosine": cosine, "largest_difference": gap}}
     writer.close()
-    files.write(partial / "manifest.json", json.dumps(manifest).encode())
+    whole = documents.sealed(BULK / name / "manifest.json", manifest)            # where it will lie in a moment
+    files.write(partial / "manifest.json", json.dumps(whole).encode())
     (partial / "progress.json").unlink()
     shutil.rmtree(BULK / name, ignore_errors=True)
     os.replace(partial, BULK / name)
-    return json.loads((BULK / name / "manifest.json").read_text())
+    return bulk(name)
 
 
 def batch_of(split):
@@ -120,9 +125,12 @@ class Writer:
     def __init__(self, folder, shapes, kind):
         self.folder, self.shapes, self.kind = folder, shapes, np.dtype(kind)
         try:
-            self.done = json.loads((folder / "progress.json").read_text())
-        except (FileNotFoundError, ValueError):
-            self.done = {"images": 0, "crc32": {tap: [] for tap in shapes}, "energy": {tap: [] for tap in shapes}}
+            self.done = documents.read(folder / "progress.json", str, PROGRESS)
+        except UserError:                  # what is damaged costs time alone
+            self.begin()
+
+    def begin(self):
+        self.done = {"images": 0, "crc32": {tap: [] for tap in self.shapes}, "energy": {tap: [] for tap in self.shapes}}
 
     @property
     def images(self):
@@ -130,11 +138,21 @@ class Writer:
 
     def open(self):
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.arrays = {tap: np.lib.format.open_memmap(self.folder / f"{tap}.npy", "r+" if self.images else "w+",
-                                                      self.kind, shape) for tap, shape in self.shapes.items()}
+        try:
+            self.arrays = self.mapped("r+" if self.images else "w+")
+        except Exception:                  # numpy reports a damaged file through many types
+            self.begin()
+            self.arrays = self.mapped("w+")
         # written as files: through a memory map, what is larger than memory is written at half the speed
         self.files = {tap: open(self.folder / f"{tap}.npy", "r+b", buffering=0) for tap in self.shapes}
         self.thread = ThreadPoolExecutor(1)
+
+    def mapped(self, mode):
+        arrays = {tap: np.lib.format.open_memmap(self.folder / f"{tap}.npy", mode, self.kind, shape)
+                  for tap, shape in self.shapes.items()}
+        if {tap: array.shape for tap, array in arrays.items()} != self.shapes:
+            raise ValueError("another shape")
+        return arrays
 
     def append(self, stored, energies):
         """{tap: (B, P, C) numpy}, {tap: B mean squared norms}."""
@@ -147,7 +165,7 @@ class Writer:
             self.done["crc32"][tap] += sums
             self.done["energy"][tap] += energies[tap]
         self.done["images"] += len(images)
-        files.write(self.folder / "progress.json", json.dumps(self.done).encode())
+        documents.write(self.folder / "progress.json", self.done)
 
     def close(self):
         for file in self.files.values():
@@ -188,24 +206,24 @@ def parity(teacher, split, task, arrays, name):
     return cosine, gap
 
 
-def load_bulk(run, task, split):
+def load_bulk(run, task):
     """The bulk's manifest, or None when it has to be built. `UserError` if the tracked manifest is missing or stale."""
     path, name = manifest_file(run, task), identity(run, task)
-    try:
-        tracked = json.loads(path.read_text())["identity"]
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
-        raise UserError(f"{path} is missing or damaged; "
-                        f"{row.redo(path, row.address(networks.row_of(run, task), 'features'))}") from None
+    stage = row.address(networks.row_of(run, task), "features")
+    tracked = documents.read(path, lambda: row.redo(path, stage), TRACKED)["identity"]
     if tracked != name:
         raise UserError(f"{path} is stale: it belongs to features {tracked}, teacher and data now call for {name}; run "
-                      f"`dvc repro {row.address(networks.row_of(run, task), 'features')}`")
+                      f"`dvc repro {stage}`")
+    return bulk(name)
+
+
+def bulk(name):
+    """The manifest of the features of this identity, None where there are none; `UserError` if it is not as written."""
+    path = BULK / name / "manifest.json"
     try:
-        manifest = json.loads((BULK / name / "manifest.json").read_text())
-    except (FileNotFoundError, ValueError):
+        return documents.read(path, lambda: sources.anew(path.parent), MANIFEST)
+    except documents.Missing:
         return None
-    if manifest["ids"] != split.ids:
-        raise UserError(f"{BULK / name} holds other images than the training set; remove it and run the command again")
-    return manifest
 
 
 def open_for(run, task, split, device):
@@ -220,7 +238,7 @@ def open_for(run, task, split, device):
     if place == "live" or augment != "none":
         return sources.Live(run, task, split.classes, device)
     with distributed.one_by_one():
-        manifest = load_bulk(run, task, split)
+        manifest = load_bulk(run, task)
         if manifest is None:
             print(f"features of {task} are missing under {BULK}; rebuilding them from the teacher")
             manifest = build(run, task, split, device)

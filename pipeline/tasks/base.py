@@ -100,7 +100,8 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def summarise(self, images, pooled, channels, official_batch):
         """All rows and the sum of all pooled -> the metrics under the official and under the dataset protocol, two
-        lists of floats, NaN without a valid pixel."""
+        lists of floats, NaN without a valid pixel; between them a third, where the masked protocol differs from the
+        official one."""
 
     # -- drawing; a task with a number an image has `told` instead, as `classes.OneLabel` has it
 

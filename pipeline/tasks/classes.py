@@ -42,7 +42,7 @@ class Classes(base.Task):
 
 class OneLabel(Classes):
     """A class an image, of which only a part of the images may have one. Accuracies (KD4MTL, Table 1) are the same
-    under both protocols."""
+    under every protocol."""
 
     def match(self, prediction, taught, targets, temperature):
         """A mean over the images of the task's own domain."""

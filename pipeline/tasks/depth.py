@@ -38,8 +38,10 @@ class Task(base.Task):
         return images, images[:0, 0]
 
     def summarise(self, images, pooled, channels, official_batch):
-        batches = [counts.totals(batch.tolist()) for batch in images.split(official_batch)]
-        return counts.means([errors(*sums) for sums in batches]), errors(*counts.totals(batches))
+        batches = images.split(official_batch)
+        sums = [counts.totals(batch.tolist()) for batch in batches]
+        means = [errors(*of) for of in sums]
+        return counts.means(means), counts.means(means, list(map(len, batches))), errors(*counts.totals(sums))
 
 
 def errors(pixels, absolute, relative):

@@ -1,9 +1,13 @@
 """What classifications share, of pixels and of whole images: log-probabilities, cross-entropy, KL divergence."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from pipeline.tasks import base, counts
+from pipeline.tasks.labels import likeness
+
+ENOUGH = 64          # images in which every class of pixels should occur; of a label an image five for each class
 
 
 class Classes(base.Task):
@@ -17,6 +21,21 @@ class Classes(base.Task):
     @staticmethod
     def activate(x):
         return F.log_softmax(x, dim=1)
+
+    def check(self, given, manifest):
+        """Labels are whole numbers, -1 or a class; a class that never occurs may be a sign of another numbering."""
+        names, found = manifest["classes"][self.name], set()
+        for one in given:
+            found |= set(np.unique(one).tolist())
+        beyond = [value for value in found if value not in range(-1, len(names))]
+        if beyond:
+            raise ValueError(f"labels are {min(found):g}..{max(found):g}, expected whole numbers 0..{len(names) - 1}, "
+                             f"or -1 for none: {likeness(found, len(names))}")
+        lacking = [c for c in range(len(names)) if c not in found]
+        if lacking and len(given) >= (5 * len(names) if self.facts.flat else ENOUGH):
+            shown = ", ".join(f"{c} ({names[c]})" for c in lacking[:3]) + ", ..." * (len(lacking) > 3)
+            yield (f"{len(lacking)} of {len(names)} classes never occur in {len(given)} images: {shown}"
+                   + ("; where labels begin at 1 or 0 is void, write label - 1" if 0 in lacking else ""))
 
     def valid(self, target):
         return target != -1

@@ -41,12 +41,13 @@ def main(suite):
                 "stored": {kind: np.dtype(kept).name for kind, kept in kinds.items()},
                 "inverse_depth": getattr(reader, "INVERSE_DEPTH", False),
                 "moments": reader.moments(options) if hasattr(reader, "moments") else {}}
-    seen = {(split, i): reader.read(split, names[split][i], size, options)
-            for split in names for i in values.spread(names[split])}
-    values.check(list(seen.values()), manifest)                 # a wrong size, scale or coding is told before the work
+    seen = {split: {i: reader.read(split, names[split][i], size, options) for i in values.spread(names[split])}
+            for split in names}
+    for split, samples in seen.items():                         # a wrong size, scale or coding is told before the work
+        values.check(samples.values(), split, manifest)
 
     def sample(split, i):
-        return coded(seen.pop((split, i), None) or reader.read(split, names[split][i], size, options))
+        return coded(seen[split].pop(i, None) or reader.read(split, names[split][i], size, options))
     write(row["data"]["folder"], manifest, {split: (names[split], functools.partial(sample, split)) for split in names})
 
 

@@ -34,11 +34,11 @@ def constant(kind, value):
 
 
 WRONG = {       # id: what is done to a sample of rooms, the sentence
-    "coded-normals": (scaled("normal", 0.5, 0.5), "`normal` of `data: scenes`: normals are of length 0.* on average "
-                      r"and all >= 0: they look like \(n \+ 1\) / 2; write 2 n - 1"),
+    "coded-normals": (scaled("normal", 0.5, 0.5), "`normal` of `data: scenes` .train.: normals are of length 0.* on "
+                      r"average and all >= 0: they look like \(n \+ 1\) / 2; write 2 n - 1"),
     "colours": (scaled("normal", 127.5, 127.5), r"all >= 0: they look like 255 \(n \+ 1\) / 2; write n / 127.5 - 1"),
     "short-normals": (scaled("normal", 0.3), "normals are of length 0.30 on average, expected 1: divide"),
-    "no-normals": (constant("normal", 0), "normals are 0, which stands for none, in all of 12 images"),
+    "no-normals": (constant("normal", 0), "normals are 0, which stands for none, in all of 8 images"),
     "void-is-0": (void_as_zero, "labels are 0..13, expected whole numbers 0..12, or -1 for none: with 13 there and no "
                   "-1 they look as though 0 stood for void; write label - 1"),
     "from-1": (from_one, "labels are 1..13, .* as though classes began at 1; write label - 1"),
@@ -48,7 +48,7 @@ WRONG = {       # id: what is done to a sample of rooms, the sentence
     "millimetres": (scaled("depth", 1000), "`depth` .*median is [0-9.e+]+, expected metres: it looks like millimetres; "
                     "divide by 1000"),
     "negative": (lambda s: {"depth": np.where(s["depth"] == 0, -1, s["depth"])}, "goes down to -1; write 0 where"),
-    "no-depth": (constant("depth", 0), "it is 0, which stands for none, in all of 12 images"),
+    "no-depth": (constant("depth", 0), "it is 0, which stands for none, in all of 8 images"),
     "lost-in-float16": (scaled("depth", 1e-9), r"`depth` .* [0-9.]+% of the values become 0 \(none\) in float16, in "
                         "which KINDS of pipeline/data/scenes.py"),
     "infinite-in-float16": (lambda s: {"depth": np.where(np.arange(W) < 9, 1e6, s["depth"])},
@@ -62,12 +62,12 @@ WRONG = {       # id: what is done to a sample of rooms, the sentence
     "channels-first": (lambda s: {"image": s["image"].transpose(2, 0, 1)}, r"the shape \(3, 32, 64\), expected"),
 }
 DOUBTFUL = {    # id: what is done to a sample of rooms, the line of warning
-    "centimetres": (scaled("depth", 100), "`depth` of `data: scenes`: its median is [0-9.]+, expected metres; it may "
-                    "be millimetres or centimetres"),
+    "centimetres": (scaled("depth", 100), "`depth` of `data: scenes` .*: its median is [0-9.]+, expected metres; it "
+                    "may be millimetres or centimetres"),
     "to-one": (scaled("depth", 0.1), r"it is 0\.\d+ at most, expected metres; it may be scaled to 0..1, kilometres or"),
     "frayed-normals": (lambda s: {"normal": s["normal"] * np.where(np.arange(W) < 20, 0.5, 1)[:, None]},
                        r"\d\d% of the normals are longer or shorter than 1 by more than 0.1"),
-    "dark": (scaled("image", 0.05), "`image` of `data: scenes`: no value is above 0.05 of 1"),
+    "dark": (scaled("image", 0.05), "`image` of `data: scenes` .*: no value is above 0.05 of 1"),
 }
 
 
@@ -91,8 +91,8 @@ def test_what_may_be_right_is_a_line_of_warning(folder, monkeypatch, capsys, cas
     alter, sentence = DOUBTFUL[case]
     altered(monkeypatch, alter)
     run(prepare, "rooms")
-    line, = capsys.readouterr().err.splitlines()
-    assert re.match("warning: ", line) and re.search(sentence, line)
+    for split, line in zip(("train", "test"), capsys.readouterr().err.splitlines(), strict=True):
+        assert re.search(sentence, line) and re.match(rf"warning: `\w+` of `data: scenes` \({split}\): ", line)
     assert pathlib.Path("out/rooms/data/manifest.json").exists()
 
 
@@ -122,15 +122,27 @@ def test_inverse_depth_is_less_than_one():
         doubts(9000)
 
 
-@pytest.mark.parametrize("task, images, enough", [("semantic", 64, True), ("semantic", 63, False), ("digits", 15, True),
-                                                  ("digits", 14, False)])
-def test_a_class_that_never_occurs_is_told_where_there_are_images_enough(task, images, enough):
-    manifest = {"classes": {task: ["a", "b", "c"]}}
-    doubts = list(tasks.load(task).check([np.array([1, 2])[i % 2] for i in range(images)], manifest))
-    assert doubts == ([f"1 of 3 classes never occur in {images} images: 0 (a); where labels begin at 1 or 0 is void, "
-                       "write label - 1"] if enough else [])
-    doubts = list(tasks.load(task).check([0] * 64, manifest))
-    assert doubts == ["2 of 3 classes never occur in 64 images: 1 (b), 2 (c)"]
+@pytest.mark.parametrize("task, classes, images, enough", [
+    ("semantic", 20, 64, True), ("semantic", 20, 63, False), ("digits", 20, 100, True), ("digits", 20, 99, False),
+    ("digits", 3, 64, True), ("digits", 3, 63, False)])
+def test_a_class_that_never_occurs_is_told_where_there_are_images_enough(task, classes, images, enough):
+    manifest = {"classes": {task: [chr(ord("a") + i) for i in range(classes)]}}
+    labels = [np.array(1 + i % (classes - 1)) for i in range(images)]
+    assert list(tasks.load(task).check(labels, manifest)) == [
+        f"1 of {classes} classes never occur in {images} images: 0 (a); where labels begin at 1 or 0 is void, write "
+        "label - 1"] * enough
+    assert list(tasks.load(task).check([np.array(i % 2) for i in range(images)], manifest)) == [
+        f"{classes - 2} of {classes} classes never occur in {images} images: 2 (c)"
+        + ", 3 (d), 4 (e), ..." * (classes > 3)] * enough
+
+
+def test_each_split_is_looked_at_by_itself(folder, monkeypatch):
+    """Half of all normals are right, and so would be their mean length and their signs."""
+    read = scenes.read
+    monkeypatch.setattr(scenes, "read", lambda split, *words: (sample := read(split, *words)) | (
+        scaled("normal", 0.5, 0.5)(sample) if split == "test" else {}))
+    with pytest.raises(UserError, match=r"`normal` of `data: scenes` \(test\): normals .* 2 n - 1"):
+        run(prepare, "rooms")
 
 
 def test_labels_that_look_like_nothing_known():

@@ -23,14 +23,10 @@ def spread(names):
     return [i * len(names) // count for i in range(count)]
 
 
-def check(samples, manifest):
-    """samples: what the reader gave of some images; manifest: that of `prepare`, as it is before the work."""
-    given = {kind: [sound(sample, kind, manifest) for sample in samples] for kind in manifest["stored"]}
-    image(given["image"], manifest)
-    for kind, own in tasks.of_kinds(manifest["stored"]).items():
-        of_task(own, given[kind], manifest)
-        for array in given[kind]:
-            storable(own, array, manifest)
+def check(samples, split, manifest):
+    """samples: what the reader gave of some images of a split; manifest: `prepare`'s, as it is before the work."""
+    for kind in manifest["stored"]:
+        told(kind, split, manifest, looked_at(samples, kind, manifest))
 
 
 def check_stored(folder, manifest):
@@ -38,64 +34,72 @@ def check_stored(folder, manifest):
     classes that never occur in either split."""
     for kind, own in tasks.of_kinds(manifest["stored"]).items():
         if np.dtype(manifest["stored"][kind]).kind in "iu":
-            of_task(own, [one for split in manifest["ids"] for one in np.load(
-                f"{folder}/{split}/{kind}.npy", mmap_mode="r")], manifest)
+            stored = [one for split in manifest["ids"]
+                      for one in np.load(f"{folder}/{split}/{kind}.npy", mmap_mode="r")]
+            told(kind, " and ".join(manifest["ids"]), manifest, tasks.load(own.name).check(stored, manifest) or ())
 
 
-def of_task(own, given, manifest):
-    """What the task's file says of its targets, an array an image; `check` has what `prepare` wrote likewise."""
+def told(kind, split, manifest, doubts):
+    """Print what may be right; `UserError` for the ValueError of what cannot be."""
+    where = f"`{kind}` of `data: {manifest['data']}` ({split})"
     try:
-        for doubt in tasks.load(own.name).check(given, manifest) or ():
-            print(f"warning: `{own.target}` of `data: {manifest['data']}`: {doubt}", file=sys.stderr)
+        for doubt in doubts:
+            print(f"warning: {where}: {doubt}", file=sys.stderr)
     except ValueError as mistake:
-        raise refused(own.target, manifest, mistake) from None
+        raise UserError(f"{where}: {mistake}") from None
 
 
-def refused(kind, manifest, why):
-    return UserError(f"`{kind}` of `data: {manifest['data']}`: {why}")
+def looked_at(samples, kind, manifest):
+    """What `told` takes, of one kind of array."""
+    given = [sound(sample, kind, manifest) for sample in samples]
+    if kind == "image":
+        yield from image(given)
+        return
+    own = tasks.of_kinds([kind])[kind]
+    yield from tasks.load(own.name).check(given, manifest) or ()
+    for array in given:
+        storable(array, own.behind, manifest["data"], np.dtype(manifest["stored"][kind]))
 
 
 def sound(sample, kind, manifest):
     """One array of a sample, of the right shape and finite."""
     reader, wanted = f"pipeline/data/{manifest['data']}.py", data.shape(kind, manifest["size"])
     if kind not in sample:
-        raise refused(kind, manifest, f"`read` of {reader} gives {', '.join(sample)}; let it give {kind}, or take it "
-                      "out of KINDS")
+        raise ValueError(f"`read` of {reader} gives {', '.join(sample)}; let it give {kind}, or take that out of KINDS")
     array = np.asarray(sample[kind])
     if array.shape != wanted:
-        raise refused(kind, manifest, f"`read` of {reader} gives the shape {array.shape}, expected {wanted}"
-                      f"{swapped(array.shape[:2], wanted[:2])}; give that")
-    if not np.isfinite(array).all():
-        raise refused(kind, manifest, f"{np.count_nonzero(~np.isfinite(array))} values are not finite; put "
-                      f"{'-1' if np.dtype(manifest['stored'][kind]).kind in 'iu' else '0'} where there is none")
+        raise ValueError(f"`read` of {reader} gives the shape {array.shape}, expected {wanted}"
+                         f"{swapped(array.shape[:2], wanted[:2])}; give that")
+    if bad := np.count_nonzero(~np.isfinite(array)):
+        raise ValueError(f"{bad} values are not finite; put "
+                         f"{'-1' if np.dtype(manifest['stored'][kind]).kind in 'iu' else '0'} where there is none")
     return array
 
 
-def image(given, manifest):
+def image(given):
     least, most = (float(of(list(map(of, given)))) for of in (np.min, np.max))
     if least < -SLACK or most > 1 + SLACK:
-        raise refused("image", manifest, f"values are {least:.4g}..{most:.4g}, expected 0..1"
-                      + ("; they look like 0..255: divide by 255" if 0 <= least and most <= 255 else ""))
+        raise ValueError(f"values are {least:.4g}..{most:.4g}, expected 0..1"
+                         + ("; they look like 0..255: divide by 255" if 0 <= least and most <= 255 else ""))
     if most < 1.5 / 255:
-        raise refused("image", manifest, f"no value is above {most:.4g}: they look like floats in 0..1 that were saved "
-                      "as whole numbers; save floats, or multiply by 255 before")
+        raise ValueError(f"no value is above {most:.4g}: they look like floats in 0..1 that were saved as whole numbers"
+                         "; save floats, or multiply by 255 before")
     if most < DARK:
-        print(f"warning: `image` of `data: {manifest['data']}`: no value is above {most:.4g} of 1", file=sys.stderr)
+        yield f"no value is above {most:.4g} of 1"
 
 
-def storable(own, array, manifest):
+def storable(array, behind, name, kept):
     """Refuse what the stored type turns into something else: a class into another, a small number into 0, which says
-    that there is none, a large one into infinity."""
-    kind, kept = own.target, np.dtype(manifest["stored"][own.target])
+    that there is none, a large one into infinity. behind: sizes of the axes behind (H, W)."""
     with np.errstate(over="ignore", invalid="ignore"):
         stored = array.astype(kept)
+    axes = tuple(range(array.ndim - len(behind), array.ndim))
     if kept.kind in "iu":
         changed, what = stored != array, "another number"
     elif np.isinf(stored).any():
         changed, what = np.isinf(stored), "infinite"
     else:
-        behind = tuple(range(array.ndim - len(own.behind), array.ndim))
-        changed, what = (array != 0).any(behind) & ~(stored != 0).any(behind), "0 (none)"
+        changed, what = (array != 0).any(axes) & ~(stored != 0).any(axes), "0 (none)"
     if changed.any():
-        raise refused(kind, manifest, f"{np.mean(changed):.2%} of the values become {what} in {kept}, in which KINDS "
-                      f"of pipeline/data/{manifest['data']}.py stores them; name a wider type there, or scale them")
+        raise ValueError(f"{np.mean(changed):.2%} of the values become {what} in {kept}, in which KINDS of "
+                         f"pipeline/data/{name}.py stores them; name a wider type there, or scale them")

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pipeline.tasks import base, counts
 from pipeline.tasks.labels import likeness
 
-ENOUGH = 64          # images in which every class of pixels should occur; of a label an image five for each class
+ENOUGH = 64          # images in which every class of pixels should occur; of a label an image it takes five a class
 
 
 class Classes(base.Task):
@@ -32,7 +32,7 @@ class Classes(base.Task):
             raise ValueError(f"labels are {min(found):g}..{max(found):g}, expected whole numbers 0..{len(names) - 1}, "
                              f"or -1 for none: {likeness(found, len(names))}")
         lacking = [c for c in range(len(names)) if c not in found]
-        if lacking and len(given) >= (5 * len(names) if self.facts.flat else ENOUGH):
+        if lacking and len(given) >= max(ENOUGH, 5 * len(names) * self.facts.flat):
             shown = ", ".join(f"{c} ({names[c]})" for c in lacking[:3]) + ", ..." * (len(lacking) > 3)
             yield (f"{len(lacking)} of {len(names)} classes never occur in {len(given)} images: {shown}"
                    + ("; where labels begin at 1 or 0 is void, write label - 1" if 0 in lacking else ""))

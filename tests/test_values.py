@@ -1,20 +1,20 @@
 """Targets that are not what they say are refused before any work, by their values; what may be right is a warning; the
 data sets that are there pass without one."""
 
+import functools
 import os
 import pathlib
 import re
 
 import numpy as np
 import pytest
-from conftest import change, run
 
 from pipeline import prepare, tasks
 from pipeline.data import glyphs, scenes, streets
 from pipeline.runtime.errors import UserError
 from pipeline.tasks import labels
 
-H, W = 32, 64
+H, W, ROOMS, scenes_read = 32, 64, {"seed": 0, "noise": 0.03, "holes": 0.08}, scenes.read
 
 
 def scaled(kind, factor, offset=0.0):
@@ -57,6 +57,7 @@ WRONG = {       # id: what is done to a sample of rooms, the sentence
     "grey-levels": (scaled("image", 255), "`image` .* values are .*..255, expected 0..1; they look like 0..255: div"),
     "dark-bytes": (lambda s: {"image": np.rint(s["image"]) / np.float32(255)}, "no value is above 0.003922: they look "
                    "like floats in 0..1 that were saved as whole numbers"),
+    "black": (constant("image", 0), "every value is 0 in all of 8 images"),
     "transposed": (lambda s: {"label": s["label"].T}, r"`label` .* the shape \(64, 32\), expected \(32, 64\); "
                    "height and width look swapped"),
     "channels-first": (lambda s: {"image": s["image"].transpose(2, 0, 1)}, r"the shape \(3, 32, 64\), expected"),
@@ -71,47 +72,67 @@ DOUBTFUL = {    # id: what is done to a sample of rooms, the line of warning
 }
 
 
-def altered(monkeypatch, alter):
-    """The reader of rooms, whose samples are altered."""
-    read = scenes.read
-    monkeypatch.setattr(scenes, "read", lambda *words: (sample := read(*words)) | alter(sample))
+READ = functools.cache(lambda split, name: scenes_read(split, name, (H, W), ROOMS))      # of rooms, rendered once
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def prepared(monkeypatch, name, options, size, counts):
+    row = {"suite": "x", "protocol": "smoke", "data": {
+        "folder": "out/x/data", "reader": name, "options": options, "height": size[0], "width": size[1], **counts}}
+    monkeypatch.setattr(prepare, "read", lambda *words: row)
+    prepare.main("x")
+
+
+def altered(monkeypatch, alter, train=8):
+    """Prepare rooms of which `alter` makes other samples: it is given the split, the name and the sample."""
+    monkeypatch.setattr(scenes, "read", lambda split, name, *more: alter(split, name, READ(split, name)))
+    prepared(monkeypatch, "scenes", ROOMS, (H, W), {"train": train, "test": 4})
+
+
+def of_all(alter):
+    return lambda split, name, sample: sample | alter(sample)
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_cannot_be_right_is_refused_before_any_work(folder, monkeypatch, case):
+def test_what_cannot_be_right_is_refused_before_any_work(monkeypatch, case):
     alter, sentence = WRONG[case]
-    altered(monkeypatch, alter)
     with pytest.raises(UserError, match=sentence):
-        run(prepare, "rooms")
-    assert not pathlib.Path("out/rooms/data").exists()
+        altered(monkeypatch, of_all(alter))
+    assert not pathlib.Path("out").exists()
 
 
 @pytest.mark.parametrize("case", DOUBTFUL)
-def test_what_may_be_right_is_a_line_of_warning(folder, monkeypatch, capsys, case):
+def test_what_may_be_right_is_a_line_of_warning(monkeypatch, capsys, case):
     alter, sentence = DOUBTFUL[case]
-    altered(monkeypatch, alter)
-    run(prepare, "rooms")
+    altered(monkeypatch, of_all(alter))
     for split, line in zip(("train", "test"), capsys.readouterr().err.splitlines(), strict=True):
         assert re.search(sentence, line) and re.match(rf"warning: `\w+` of `data: scenes` \({split}\): ", line)
-    assert pathlib.Path("out/rooms/data/manifest.json").exists()
+    assert pathlib.Path("out/x/data/manifest.json").exists()
 
 
-def test_a_missing_kind_is_refused(folder, monkeypatch):
-    read = scenes.read
-    monkeypatch.setattr(scenes, "read", lambda *words: {k: v for k, v in read(*words).items() if k != "depth"})
+def test_a_missing_kind_is_refused(monkeypatch):
     with pytest.raises(UserError, match="`depth` .*`read` of pipeline/data/scenes.py gives image, label, normal; let"):
-        run(prepare, "rooms")
+        altered(monkeypatch, lambda split, name, sample: {kind: sample[kind] for kind in ("image", "label", "normal")})
 
 
-def test_a_label_that_the_sample_has_not_is_refused_with_no_manifest(folder, monkeypatch):
-    """The last image of the training split is not among those that are looked at."""
-    change(("train: 8, test: 4", "train: 9, test: 4"))
-    read, last = scenes.read, scenes.ids("train", 9, {})[-1]
-    monkeypatch.setattr(scenes, "read", lambda split, name, *more: (sample := read(split, name, *more)) | (
-        {"label": np.full((H, W), 13)} if name == last else {"label": sample["label"].clip(0)}))
+def test_a_label_that_no_looked_at_image_has_is_refused_with_no_manifest(monkeypatch):
+    """The last of nine images of the training split is not among those that are looked at."""
+    last = scenes.ids("train", 9, {})[-1]
     with pytest.raises(UserError, match="labels are 0..13, .* no -1 they look as though 0 stood for void"):
-        run(prepare, "rooms")
-    assert not pathlib.Path("out/rooms/data/manifest.json").exists()
+        altered(monkeypatch, lambda split, name, sample: sample | {
+            "label": np.full((H, W), 13) if name == last else sample["label"].clip(0)}, 9)
+    assert pathlib.Path("out/x/data").exists() and not pathlib.Path("out/x/data/manifest.json").exists()
+
+
+def test_each_split_is_looked_at_by_itself(monkeypatch):
+    """Most normals are right, and so would be the mean length and the signs of all."""
+    with pytest.raises(UserError, match=r"`normal` of `data: scenes` \(test\): normals .* 2 n - 1"):
+        altered(monkeypatch, lambda split, name, sample: sample | (
+            scaled("normal", 0.5, 0.5)(sample) if split == "test" else {}))
 
 
 def test_inverse_depth_is_less_than_one():
@@ -136,15 +157,6 @@ def test_a_class_that_never_occurs_is_told_where_there_are_images_enough(task, c
         + ", 3 (d), 4 (e), ..." * (classes > 3)] * enough
 
 
-def test_each_split_is_looked_at_by_itself(folder, monkeypatch):
-    """Half of all normals are right, and so would be their mean length and their signs."""
-    read = scenes.read
-    monkeypatch.setattr(scenes, "read", lambda split, *words: (sample := read(split, *words)) | (
-        scaled("normal", 0.5, 0.5)(sample) if split == "test" else {}))
-    with pytest.raises(UserError, match=r"`normal` of `data: scenes` \(test\): normals .* 2 n - 1"):
-        run(prepare, "rooms")
-
-
 def test_labels_that_look_like_nothing_known():
     assert labels.likeness({-1, 0, 40}, 13) == labels.likeness({0, 13, 14}, 13) == "map yours to these"
 
@@ -152,24 +164,17 @@ def test_labels_that_look_like_nothing_known():
 # -- what is there passes
 
 SETS = {  # id: reader, its options, size, numbers of images
-    "rooms": (scenes, {"seed": 0, "noise": 0.03, "holes": 0.08}, (32, 64), {"train": 48, "test": 16}),
+    "rooms": (scenes, ROOMS, (32, 64), {"train": 48, "test": 16}),
     "streets": (streets, {"seed": 0, "noise": 0.03, "holes": 0.15, "classes": 19}, (32, 64), {"train": 48, "test": 16}),
     "glyphs": (glyphs, {"seed": 0, "alphabet": 20}, (32, 32), {
         "train": {"digits": 100, "characters": 100}, "test": {"digits": 20, "characters": 20}}),
 }
 
 
-def prepared(folder, monkeypatch, name, options, size, counts):
-    row = {"suite": "x", "protocol": "smoke", "data": {
-        "folder": "out/x/data", "reader": name, "options": options, "height": size[0], "width": size[1], **counts}}
-    monkeypatch.setattr(prepare, "read", lambda *words: row)
-    prepare.main("x")
-
-
 @pytest.mark.parametrize("case", SETS)
-def test_rendered_sets_pass_without_a_warning(folder, monkeypatch, capsys, case):
+def test_rendered_sets_pass_without_a_warning(monkeypatch, capsys, case):
     reader, *words = SETS[case]
-    prepared(folder, monkeypatch, reader.__name__.rpartition(".")[2], *words)
+    prepared(monkeypatch, reader.__name__.rpartition(".")[2], *words)
     assert capsys.readouterr().err == ""
 
 
@@ -183,9 +188,9 @@ REAL = {  # reader: its folders and the variables that name them, its other opti
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_real_sets_pass_without_a_warning(folder, monkeypatch, capsys, name):
+def test_real_sets_pass_without_a_warning(monkeypatch, capsys, name):
     folders, options, *words = REAL[name]
     if missing := [variable for variable in folders.values() if variable not in os.environ]:
         pytest.skip(f"{missing[0]} names no folder")
-    prepared(folder, monkeypatch, name, options | {key: os.environ[folders[key]] for key in folders}, *words)
+    prepared(monkeypatch, name, options | {key: os.environ[folders[key]] for key in folders}, *words)
     assert capsys.readouterr().err == ""

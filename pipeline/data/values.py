@@ -81,6 +81,8 @@ def image(given):
     if least < -SLACK or most > 1 + SLACK:
         raise ValueError(f"values are {least:.4g}..{most:.4g}, expected 0..1"
                          + ("; they look like 0..255: divide by 255" if 0 <= least and most <= 255 else ""))
+    if most == 0:
+        raise ValueError(f"every value is 0 in all of {len(given)} images")
     if most < 1.5 / 255:
         raise ValueError(f"no value is above {most:.4g}: they look like floats in 0..1 that were saved as whole numbers"
                          "; save floats, or multiply by 255 before")

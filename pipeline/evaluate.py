@@ -1,4 +1,4 @@
-"""Stage `evaluate`: a finished run -> its metrics under both protocols and every selection rule.
+"""Stage `evaluate`: a finished run -> its metrics under each protocol and every selection rule.
 
     python -m pipeline.evaluate rooms student segnet ours 0      out/rooms/metrics/student/segnet-ours-s0.json
 
@@ -28,7 +28,7 @@ from pipeline.runtime import device, documents, files, weights
 from pipeline.runtime.errors import UserError, run
 from pipeline.runtime.row import address, redo
 from pipeline.runtime.row import read as read_row
-from pipeline.tasks.metrics import METRICS, delta_m, of, train_loss
+from pipeline.tasks.metrics import METRICS, PROTOCOLS, delta_m, of, train_loss
 from pipeline.teachers import networks
 
 TAILS = {"last10": (statistics.fmean, 10), "median20": (statistics.median, 20)}
@@ -70,7 +70,7 @@ def main(suite, group, model_name, name, seed):
 def selected(curve, tasks):
     """Metrics and 1-based epochs by rule; `last10` and `median20` are of all rows if there are fewer."""
     rows = [{protocol: {name: line[f"{protocol}.{name}"] for name in of(tasks) if f"{protocol}.{name}" in line}
-             for protocol in ("official", "dataset")} for line in curve]
+             for protocol in PROTOCOLS} for line in curve]
     losses = [train_loss(line, tasks) for line in curve]
     gains = [delta_m(row["official"], rows[-1]["official"]) for row in rows]
     gains = [-math.inf if math.isnan(gain) else gain for gain in gains]      # a metric of 0 has no relative gain

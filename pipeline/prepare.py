@@ -5,6 +5,7 @@
     python -m pipeline.prepare montage [rooms]  out/<suite>/montage.png: images and targets, to be looked at
 """
 
+import functools
 import math
 import pathlib
 import shutil
@@ -13,7 +14,7 @@ import sys
 import numpy as np
 
 from pipeline import data, tasks
-from pipeline.data import readers
+from pipeline.data import readers, values
 from pipeline.runtime import documents, files
 from pipeline.runtime.errors import UserError, run
 from pipeline.runtime.progress import Line
@@ -33,16 +34,20 @@ def main(suite):
     check_room(row, kinds, sum(count for count in counts.values() if isinstance(count, int)))    # before all are named
     names = {split: reader.ids(split, count, options) for split, count in counts.items()}
     check_room(row, kinds, sum(map(len, names.values())))
-    for split in names:
-        reader.read(split, names[split][0], size, options)      # a wrong size or scale is told before the work
     classes = reader.classes(options)
     manifest = {"data": name, "options": options, "size": size,
                 "classes": classes if isinstance(classes, dict) else {"semantic": list(classes)},
                 "stored": {kind: np.dtype(kept).name for kind, kept in kinds.items()},
                 "inverse_depth": getattr(reader, "INVERSE_DEPTH", False),
                 "moments": reader.moments(options) if hasattr(reader, "moments") else {}}
-    write(row["data"]["folder"], manifest, {split: (names[split], lambda i, split=split: coded(
-        reader.read(split, names[split][i], size, options))) for split in names})
+    seen = {split: {i: reader.read(split, names[split][i], size, options) for i in values.spread(names[split])}
+            for split in names}
+    for split, samples in seen.items():                         # a wrong size, scale or coding is told before the work
+        values.check(samples.values(), split, manifest)
+
+    def sample(split, i):
+        return coded(seen[split].pop(i, None) or reader.read(split, names[split][i], size, options))
+    write(row["data"]["folder"], manifest, {split: (names[split], functools.partial(sample, split)) for split in names})
 
 
 def check_room(row, kinds, images):
@@ -98,6 +103,7 @@ def write(folder, manifest, splits):
         manifest["domains"] |= {split: ends} if (ends := domains(arrays)) else {}
         manifest["sha256"] |= {f"{split}/{kind}.npy": files.digest(root / split / f"{kind}.npy")
                                for kind in arrays}
+    values.check_stored(root, manifest)
     documents.write(root / "manifest.json", manifest)
 
 

@@ -2,8 +2,8 @@
 
     python -m pipeline.show table2         from out/tables/table2.json; at most 100 columns and some 40 lines
 
-A row a method, the metrics under the official protocol at the chosen epoch, Delta_MTL with its spread; on the paper's
-own data its numbers beneath. * marks the best of a column on a network, ' the second best.
+A row a method, the metrics by the definition of its paper's code at the chosen epoch, Delta_MTL with its spread; on the
+paper's own data its numbers beneath. * marks the best of a column on a network, ' the second best.
 """
 
 import json
@@ -27,7 +27,8 @@ def main(name):
 
 def lines(table, colours=False):
     """The screen as lines of text; colours: the best of a column in bold, as terminals take it."""
-    chosen = [cell for cell in table["cells"] if (cell["rule"], cell["protocol"]) == (table["selection"], "official")]
+    chosen = [cell for cell in table["cells"] if (cell["rule"], cell["protocol"]) == (table["selection"],
+                                                                               table["definition"])]
     beside = any(cell["paper"] is not None for cell in chosen)
     said = [f"* best, ' second best. {OUT}/{table['table']}.md: the other protocol, selection rules, costs, switches.",
             *table["caption"][:2]]
@@ -58,7 +59,7 @@ def body(table, chosen, beside, colours):
     every = [row for _, rows in blocks for row in rows]
     widths = [max(len(part) for part in (*header[i], *(row[i + 1][0] for row in every))) for i in range(len(names))]
     first = min(max(len(row[0]) for row in every), max(12, WIDTH - sum(widths) - 2 * len(names) - 4))
-    found = [f"{table['heading']}: {' and '.join(table['models'].values())}, official protocol"]
+    found = [f"{table['heading']}: {' and '.join(table['models'].values())}, {table['definition']} protocol"]
     for above in ([title[:-1] for title in header], [title[-1:] for title in header]):
         parts = [" ".join(words).rjust(width) + " " for words, width in zip(above, widths, strict=True)]
         found.append(" ".join(["".ljust(first), *parts, " n" if above[0] == header[0][-1:] else ""]).rstrip())

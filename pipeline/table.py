@@ -4,8 +4,10 @@
 
 A row a method, in the order of the table's row file (out/<suite>/rows/table/<name>.yaml), which has the suite's groups
 in the order that `printed` of its params.yaml names; per metric the mean over seeds and the sample standard deviation,
-and where the data are the paper's, its number and the difference. Delta_MTL is against our own single-task rows of the
-same seed. Rendered data are named in the caption and never set beside the paper's numbers.
+and where the data are the paper's, its number and the difference, under the definition that its code measured by
+(`definition` of the table in params.yaml; `definitions` of its paper.yaml, of networks with another). Delta_MTL is
+against our own single-task rows of the same seed. Rendered data are named in the caption and never set beside the
+paper's numbers.
 """
 
 import csv
@@ -27,7 +29,8 @@ from pipeline.tasks.metrics import METRICS, delta_m
 OUT = pathlib.Path("out/tables")
 DELTA, AVERAGE = "delta_pct", "average_pct"
 TITLES = {DELTA: "Delta_MTL", AVERAGE: "Avg"}
-PROTOCOLS = {"official": "official protocol (per image and per batch, as the paper)",
+PROTOCOLS = {"official": "official protocol (per image and per batch, as KD4MTL)",
+             "masked": "masked protocol (per image, void pixels masked, as XTasC-Net)",
              "dataset": "dataset protocol (one confusion matrix, all pixels pooled)"}
 COSTS = ("parameters", "seconds_per_step", "peak_memory_mb", "backward_passes", "inference_ms")
 METRICS_FILE = {"run": str, "rules": {rule: dict.fromkeys(PROTOCOLS, dict) for rule in RULES},
@@ -42,12 +45,12 @@ def main(suite, name):
     if not any(row["runs"] for row in rows):
         raise UserError(f"out/{suite}/metrics has none of the rows of {name}; run `make "
                         f"{table['word']}`")
-    cells = [cell for row in rows for cell in cells_of(row, printed(table, row))]
+    cells = [cell for row in rows for cell in cells_of(row, *printed(table, row), protocols(table))]
     look = {(c["model"], c["method"], c["rule"], c["protocol"], c["metric"]): c for c in cells}
     said = caption(table, rows, any(cell["paper"] is not None for cell in cells))
     parts = [part for model, block in blocks.items() for part in grids(table["models"][model], block, look, table)]
     write(name, table["heading"], said, parts, cells, {
-        "heading": table["heading"], "selection": table["selection"], "models": {
+        "heading": table["heading"], "selection": table["selection"], "definition": table["definition"], "models": {
             model: table["models"][model] for model in blocks}})
 
 
@@ -96,13 +99,20 @@ def read(file):
     return documents.read(file, lambda: redo(file, stage), METRICS_FILE)
 
 
+def protocols(table):
+    """Those of a table, in the order of their blocks: first the one that its paper measured by."""
+    return dict.fromkeys((table["definition"], "official", "dataset"))
+
+
 def printed(table, row):
-    """{metric: number} as the paper prints it of a row, where its numbers may stand beside ours."""
-    if not (paper := table["paper"]):
-        return {}
+    """{(protocol, metric): number} as the paper prints it of a row, where its numbers may stand beside ours; whether
+    the definition that it was measured by is known, without which there is no difference."""
+    paper = table["paper"] or {"models": {}, "metrics": [], "definitions": {}}
     numbers = paper["models"].get(row["model"], {}).get(row["key"], [])
-    return {name: value for name, value in zip(paper["metrics"], numbers, strict=bool(numbers))
-            if name == AVERAGE or METRICS[name].task in paper["tasks"]} if numbers else {}
+    definition = paper["definitions"].get(row["model"], table["definition"])
+    return {(definition or table["definition"], name): value
+            for name, value in zip(paper["metrics"], numbers, strict=bool(numbers))
+            if name == AVERAGE or METRICS[name].task in paper["tasks"]}, definition is not None
 
 
 def rows_of(model, table, results):
@@ -126,7 +136,8 @@ def rows_of(model, table, results):
 
 def merged(runs, rule, protocol):
     """One seed's metrics: of the one run, or of the three single-task runs together."""
-    return {name: value for run in runs for name, value in run["rules"][rule][protocol].items()}
+    return {name: value for run in runs for of in ("official", protocol)        # `masked` has what differs
+            for name, value in run["rules"][rule][of].items()}
 
 
 def beside_single(results, table, model, row, seed, rule, protocol="official"):
@@ -140,23 +151,23 @@ def beside_single(results, table, model, row, seed, rule, protocol="official"):
     return {**ours, DELTA: delta_m(ours, single)}
 
 
-def cells_of(row, printed):
+def cells_of(row, printed, defined=True, protocols=("official", "dataset")):
     """Long form: a record per rule, protocol and metric, with mean, sample standard deviation (null for n = 1), n."""
     for rule in RULES:
-        for protocol in PROTOCOLS:
+        for protocol in protocols:
             seeds = {seed: merged(runs, rule, protocol) for seed, runs in row["runs"].items()}
             values = {name: [one[name] for one in seeds.values() if name in one] for name in metrics.of(row["tasks"])}
             values |= {AVERAGE: [statistics.fmean(one.values()) for one in seeds.values()]} if row["flat"] else {}
             values[DELTA] = [delta_m(one, merged(row["single"][seed], rule, protocol))
                              for seed, one in seeds.items() if row["key"] != "stl" and seed in row["single"]]
             for name, numbers in values.items():
-                theirs = printed.get(name) if protocol == "official" else None
+                theirs = printed.get((protocol, name))
                 mean = statistics.fmean(numbers) if numbers else None
                 yield {"model": row["model"], "method": row["key"], "title": row["title"], "rule": rule,
                        "protocol": protocol, "metric": name, "mean": mean,
                        "std": deviation(numbers), "n": len(numbers),
                        "paper": theirs,
-                       "difference": mean - theirs if mean is not None and theirs is not None else None}
+                       "difference": mean - theirs if defined and None not in (mean, theirs) else None}
 
 
 def deviation(numbers):
@@ -170,8 +181,9 @@ def grids(title, block, look, table):
     """What is printed of one network: [(title, header, rows of text)], the chosen rule first."""
     model, chosen = block[0]["model"], table["selection"]
     names = [*metrics.of(table["tasks"]), *[AVERAGE] * table["flat"]]
-    protocols = {"official": "accuracy on each domain's own test images"} if table["flat"] else PROTOCOLS
-    for protocol, told in protocols.items():
+    shown = {"official": "accuracy on each domain's own test images"} if table["flat"] else {
+        protocol: PROTOCOLS[protocol] for protocol in protocols(table)}
+    for protocol, told in shown.items():
         header, lines = ["Method", "", *map(title_of, (*names, DELTA)), "n"], []
         for row in block:
             found = [look[model, row["key"], chosen, protocol, name] for name in (*names, DELTA)]
@@ -181,9 +193,10 @@ def grids(title, block, look, table):
                 lines.append(["", "ours - paper", *(number(c["metric"], c["difference"], "+") for c in found), ""])
         yield f"{title}, {told}", header, lines
     firsts = [*map(metrics.first, table["tasks"]), DELTA]
-    lines = [[row["title"], RULES[rule], *(spread(look[model, row["key"], rule, "official", name]) for name in firsts)]
+    lines = [[row["title"], RULES[rule], *(spread(look[model, row["key"], rule, table["definition"], name])
+              for name in firsts)]
              for row in block for rule in RULES]
-    yield (f"{title}, every selection rule (official)", ["Method", "Epoch", *map(title_of, firsts)], lines)
+    yield (f"{title}, every selection rule ({table['definition']})", ["Method", "Epoch", *map(title_of, firsts)], lines)
     energy = any("energy" in run for row in block for runs in row["runs"].values() for run in runs)
     yield (f"{title}, cost", ["Method", "Parameters", "s/step", "Peak memory MB", "Backward passes", "Inference ms",
                               *["Consistency energy"] * energy],

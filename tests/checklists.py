@@ -14,7 +14,7 @@ from pipeline.config import resolve
 
 PAGE = (ROOT / "pipeline/README.md").read_text()
 # The most that an addition may cost: lines of code that are not blank, and lines of params.yaml, written or changed.
-MOST = {"balancer": (13, 2), "data set": (18, 3), "network": (26, 6), "task": (25, 0), "suite": (0, 6)}
+MOST = {"balancer": (13, 2), "data set": (18, 3), "network": (26, 6), "task": (29, 0), "suite": (0, 6)}
 WHOLE_SUITE = 90         # lines of the whole params.yaml of a suite that is begun from the nearest, without blank ones
 
 

@@ -225,6 +225,11 @@ ORIGINAL_FAULTS = {
     "other-size": (put("label", png(COLOURED[1:, :, 0])), f"ROOT/{LABEL} is 7 x 16 but ROOT/{IMAGE} is 8 x 16"),
     "not-png": (put("image", b"<html>quota exceeded</html> and more"), f"ROOT/{IMAGE} is not a PNG file"),
     "no-bytes": (put("depth", b""), f"ROOT/{DISPARITY} is not a PNG file"),
+    "transposed": (put("label", png(arrays(1)["label"].T)), f"ROOT/{LABEL} is 16 x 8 but ROOT/{IMAGE} is 8 x 16; "
+                   "height and width look swapped"),
+    "train-ids": (lambda root: [path(root, "label", stem).write_bytes(png(cityscapes.TRAIN_ID.astype(np.uint8)[
+        arrays(i)["label"]])) for i, stem in enumerate(STEMS)],
+                  "the label ids in ROOT/gtFine/train are 18 at most in 3 images: they look like trainIds"),
 }
 MTAN_FAULTS = {
     "unequal": (drop("val/depth/2.npy"), "ROOT/val hold unequal numbers of files (image 3, label_19 3, depth 2)"),

@@ -34,6 +34,11 @@ COLOUR = "#555555"
 class Task(base.Task):
     """Predictions and targets (B, 1, H, W)."""
 
+    def check(self, given, manifest):
+        """Whether it is brightness: refused where it cannot be; what a `yield` says is a warning."""
+        if (most := max(shade.max() for shade in given)) > 2:
+            raise ValueError(f"it is {most:.4g} at most, expected 0..1: it looks like 0..255; divide by 255")
+
     def loss(self, prediction, targets, normal_mask):
         return base.masked_mean(self.apart(prediction, targets["shade"]), self.mask(targets))
 
@@ -98,10 +103,13 @@ ROWS = [          # edits of params.yaml, a row each
 RUN = '''
 import sys
 
-from pipeline import evaluate, features, figures, prepare, rows, table, train
+from pipeline import evaluate, features, figures, prepare, rows, table, tasks, train
 
 rows.main("rooms")
 prepare.main("rooms")
+for task in ("depth", "normal", "semantic", "shade"):       # it looked at all that the reader gives
+    del sys.modules[f"pipeline.tasks.{task}"]
+tasks.load.cache_clear()
 for group, name in (("teacher", "semantic"), ("teacher", "shade"), ("baseline", "uniform"), ("baseline", "agreeing"),
                     ("student", "ours")):
     train.main("rooms", group, "segnet", name, "0")
@@ -142,7 +150,7 @@ def test_a_file_a_reader_and_a_row_are_all_it_takes(checkout):
     # -- a costly metric is `evaluate`'s alone
     kept = json.loads((checkout / "out/rooms/metrics/baseline/segnet-uniform-s0.json").read_text())
     for rule, protocols in kept["rules"].items():
-        for values in protocols.values():
+        for values in (protocols["official"], protocols["dataset"]):
             assert ("shade_worst" in values) == (rule in ("last", "train_loss"))
             assert values["shade_err"] <= values.get("shade_worst", 1e9)
 
@@ -178,11 +186,12 @@ def test_a_task():
     stated = {name: value for name, value in space.items() if name.isupper()}
     assert {"TARGET", "METRICS", "COLOUR"} <= stated.keys() <= {field.upper() for field in tasks.Facts._fields}
     own = {name for name, value in vars(space["Task"]).items() if callable(value)}
-    assert own == base.Task.__abstractmethods__ and len(own) == 4 and "These four methods must be there" in first
+    assert own == base.Task.__abstractmethods__ and len(own) == 5 and "These five methods must be there" in first
     offered = told(first, r"The others have a default in `pipeline/tasks/base.py`: (.*?)\. ")
     assert all(hasattr(base.Task, name) for name in re.findall(r"`(\w+)`", offered))
     page, whole = methods(block), methods(SHADE)
-    assert page.keys() <= whole.keys() and all(page[name] == whole[name] for name in ("loss", "apart", "measure"))
+    assert page.keys() <= whole.keys()
+    assert all(page[name] == whole[name] for name in ("check", "loss", "apart", "measure"))
     kept = {}
     exec(SHADE, kept)
     assert all(kept[name] == space[name] for name in ("TARGET", "COLOUR"))
@@ -194,6 +203,9 @@ def test_a_task():
     assert metric.better == -1 and task.channels({}) == 1
     draw = torch.Generator().manual_seed(0)
     target = torch.rand(5, 1, 4, 6, generator=draw) + 0.1
+    assert task.check([shade.numpy() for shade in target[:, 0]], {}) is None
+    with pytest.raises(ValueError, match="it is 2[0-9.]+ at most.*divide by 255"):
+        task.check([255 * shade.numpy() for shade in target[:, 0]], {})
     target[torch.rand(target.shape, generator=draw) < 0.3] = 0
     target[4] = 0
     prediction = torch.rand(5, 1, 4, 6, generator=draw, requires_grad=True)

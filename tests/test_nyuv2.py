@@ -154,6 +154,8 @@ def test_resize_refuses_another_aspect_ratio(root):
     read(root, (59, 80))  # 1.7 % off
     with pytest.raises(UserError, match="12 x 16 .height x width. but protocols.<name>.data asks for 12 x 17"):
         read(root, (12, 17))
+    with pytest.raises(UserError, match="asks for 16 x 12; height and width look swapped: choose"):
+        read(root, (16, 12))
 
 
 def test_check_passes_a_sound_folder_without_reading_values(root):
@@ -219,7 +221,8 @@ FILES = {  # id: kind, content of ROOT/train/<kind>/1.npy, the sentence behind t
     "millimetres": ("depth", zeros(H, W, dtype="u2"), "has dtype uint16, expected floating for depth"),
     "16-bit": ("image", zeros(H, W, 3, dtype="u2"), "has dtype uint16, expected floating or uint8 for image"),
     "complex": ("label", zeros(H, W, dtype="c16"), "has dtype complex128, expected floating or integer for"),
-    "other-size": ("label", zeros(H, W + 1), "is 12 x 17 but ROOT/train/image/1.npy is 12 x 16"),
+    "other-size": ("label", zeros(H, W + 1), "is 12 x 17 but ROOT/train/image/1.npy is 12 x 16: replace"),
+    "transposed": ("depth", zeros(W, H), "is 16 x 12 but ROOT/train/image/1.npy is 12 x 16; height and width look "),
 }
 
 
@@ -258,6 +261,17 @@ def test_read_refuses_the_value(root, kind, value, shown, remedy):
     sentence = re.escape(f"{root}/train/{kind}/1.npy holds {shown} at (3, 4") + f".*{remedy}"
     with pytest.raises(UserError, match=sentence):
         read(root, (6, 8))
+
+
+@pytest.mark.parametrize("labels, words", [
+    (arrays(1)["label"] + 1, "with 13 there and no -1 they look as though 0 stood for void; write label - 1"),
+    (arrays(1)["label"].clip(0) + 1, "as though classes began at 1"),
+    (np.where(arrays(1)["label"] < 0, 255, arrays(1)["label"]), "255 looks like void; write -1 for it"),
+    (arrays(1)["label"] * 3, "or -1 for void: map yours to these")], ids=["void-0", "from-1", "void-255", "others"])
+def test_labels_say_what_they_look_like(root, labels, words):
+    replace(root, label=labels)
+    with pytest.raises(UserError, match=words):
+        read(root)
 
 
 @pytest.mark.skipif("NYUV2_ROOT" not in os.environ, reason="NYUV2_ROOT names no folder in MTAN's layout")

@@ -150,8 +150,10 @@ def test_planes_do_not_reach_over_an_edge_and_lone_pixels_have_none():
 def test_prepare_takes_the_files(folder):
     root = folder / "data/nyuv2"
     root.mkdir(parents=True)
-    frames, normal = [NDXS["train"][i] for i in range(0, 795, 198)], np.array((0.36, -0.48, -0.8))
-    labeled(root, {("rawDepths", frame): plane(normal, 2) for frame in frames})
+    frames = [NDXS["train"][i] for i in range(0, 795, 198)] + [NDXS["test"][0]]
+    normal, grey = np.array((0.36, -0.48, -0.8)), np.full((*FRAME, 3), 128, np.uint8)
+    labeled(root, {("rawDepths", frame): plane(normal, 2) for frame in frames} | {
+        ("images", frame): grey for frame in frames})
     splits(root)
     class_map(root)
     change(("data: scenes ", "data: nyuv2 "), ("source: mtan", "source: mat"), ("published ", "derived "),

@@ -113,6 +113,41 @@ def test_metrics_equal_numpy():
     assert gap[5] < 2**-8 and np.delete(gap, 5).max() < 1e-6  # the pooled median is good to a bin
 
 
+def logged(predictions, targets, classes, batch):
+    """What XTasC-Net's loggers give, from the definitions: an image's IoU over the classes of its valid pixels, its
+    accuracy, depth errors of a batch's valid pixels; all are added up by images."""
+    p, t = ({k: v.double().numpy() for k, v in part.items()} for part in (predictions, targets))
+    sums = np.zeros(4)
+    for a, b in zip(p["semantic"].argmax(1), t["label"], strict=True):
+        a, b = a[b >= 0], b[b >= 0]
+        pairs = [((a == c) & (b == c), (a == c) | (b == c)) for c in range(classes)]
+        sums[:2] += 100 * np.mean([both.sum() / either.sum() for both, either in pairs if either.any()]), 100 * np.mean(
+            a == b)
+    for first in range(0, len(t["depth"]), batch):
+        d, y = p["depth"][first:first + batch], t["depth"][first:first + batch]
+        d, y = d[y > 0], y[y > 0]
+        sums[2:] += len(t["depth"][first:first + batch]) * np.array([np.mean(abs(d - y)), np.mean(abs(d - y) / y)])
+    return sums / len(t["depth"])
+
+
+@pytest.mark.parametrize("void", [0, 0.05, 0.1, 0.2])
+def test_the_masked_protocol_is_xtasc_nets(void):
+    """Twelve images in batches of eight: the second counts for half as much as the first."""
+    predictions, targets = make(12, 24, 32, valid=1 - void)
+    right = F.one_hot(targets["label"].clamp(min=0), 5).movedim(3, 1).float()
+    some = torch.rand(targets["label"].shape, generator=torch.Generator().manual_seed(1)) < 0.9
+    predictions["semantic"] = torch.where(some[:, None], right, predictions["semantic"]).log_softmax(1)
+    data = [{task: predictions[task] for task in ("semantic", "depth")}, targets]
+    found = measure(data, 8)
+    assert list(found["masked"]) == ["miou_pct", "pix_acc_pct", "abs_err", "rel_err"]
+    np.testing.assert_allclose(list(found["masked"].values()), logged(*data, 5, 8), rtol=1e-7)
+    one, whole = measure(data, 1), measure(data, 12)
+    assert one["official"]["pix_acc_pct"] == one["masked"]["pix_acc_pct"] == found["masked"]["pix_acc_pct"]
+    assert (whole["official"]["miou_pct"] == pytest.approx(whole["masked"]["miou_pct"], rel=1e-12)) == (void == 0)
+    assert whole["official"]["miou_pct"] <= whole["masked"]["miou_pct"] * (1 + 1e-12)
+    assert found["official"]["abs_err"] != found["masked"]["abs_err"] == measure(data, 8, 16)["masked"]["abs_err"]
+
+
 @pytest.mark.parametrize("batch", [1, 2, 3, 5, 7])
 def test_dataset_independent_of_batch_and_order(batch):
     data = make(13, 37, 53)

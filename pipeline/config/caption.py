@@ -18,12 +18,17 @@ ENERGY = ("Consistency energy: how far transferred predictions are from the dire
           "over pairs: classes' KL divergence over their number, depths' absolute difference, normals' 1 - cosine.")
 
 
-def sentences(chosen, paper, models, methods):
+MASKED = ("mIoU in the first block: of each image over the classes of its labelled pixels, void pixels masked, then "
+          "over images; depth errors are means over a batch, weighed by its images: what XTasC-Net's loggers measure.")
+
+
+def sentences(chosen, paper, models, methods, definition):
     """{what it is about: a sentence} of what a reader has to know that follows from params.yaml alone."""
     return {"data": told_data(chosen, paper), "protocol": protocol(chosen, paper, models),
             "selection": f"Epoch: {RULES[chosen.selection]}. Seeds {', '.join(map(str, chosen.seeds))}; mean ± sample "
                          "standard deviation over n seeds, none for n = 1.",
-            "delta": DELTA, "energy": ENERGY, "note": paper["note"], "switches": switches(chosen, methods)}
+            **({"definition": MASKED} if definition == "masked" else {}), "delta": DELTA, "energy": ENERGY,
+            "note": paper["note"], "switches": switches(chosen, methods)}
 
 
 def told_data(chosen, paper=None):

@@ -13,6 +13,8 @@ from pipeline.config.reading import read
 from pipeline.data import readers
 from pipeline.options import code
 from pipeline.options.mistakes import resolved
+from pipeline.runtime.errors import UserError
+from pipeline.tasks.metrics import PROTOCOLS
 
 SEARCHED = "searched"      # the group and the row that a search's lambda trains
 
@@ -153,18 +155,30 @@ def printed(chosen, verb, name):
     paper = read(pathlib.Path(chosen.paper))
     comparable = readers.comparable(chosen.data, data(chosen)["options"])
     table = {"suite": chosen.suite, "name": name, "word": word(name), "heading": shown.heading,
-             "tasks": list(chosen.tasks),
+             "tasks": list(chosen.tasks), "definition": shown.definition,
              "flat": checks.is_flat(chosen), "seeds": chosen.seeds, "selection": chosen.selection,
              "single": [model for model in models if model in chosen.teacher.models],
              "models": {model: checks.fact(model, "TITLE") for model in models},
              "rows": [shown_row(chosen, group, row, [model for model in section.models if model in models])
                       for group, section in groups.items() for row in section.rows],
              "paper": {"metrics": paper["metrics"], "models": paper["models"],
+                       "definitions": definitions(paper, chosen),
                        "tasks": [task for task in chosen.tasks if task in comparable]}
              if comparable and shown.paper else None,
              "caption": caption.sentences(chosen, paper, models, [row for group in groups.values()
-                                                                  for row in group.rows])}
+                                                                  for row in group.rows], shown.definition)}
     return table | {"code": code.digest([f"pipeline.{verb}", *(f"pipeline.tasks.{task}" for task in chosen.tasks)])}
+
+
+def definitions(paper, chosen):
+    """{network: by what definition its printed numbers were measured, null where that is not known}, of those whose
+    definition is not the table's."""
+    found = paper.get("definitions") or {}
+    for model, definition in found.items():
+        if definition not in (None, *PROTOCOLS):
+            raise UserError(f"{chosen.paper}: `definitions.{model}` is {definition!r}; it is one of "
+                            f"{', '.join(PROTOCOLS)}, or null where it is not known")
+    return found
 
 
 def shown_row(chosen, group, name, models):

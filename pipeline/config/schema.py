@@ -126,6 +126,7 @@ class Printed(Section):
     rows: list[Name]
     models: list[Name] | None = None
     paper: bool = True                      # whether the numbers of the file `paper` may stand beside ours
+    definition: Literal["official", "masked", "dataset"] = "official"       # of the metrics, which the paper's code had
 
 
 class Search(Section):

@@ -11,7 +11,8 @@ one sample, some of
     any other            what a file of `pipeline.tasks` has as its TARGET
 
 and may have `INVERSE_DEPTH`, True where depth is that, `check(options, counts)`, which raises `UserError` before any
-work, and `moments(options)`. Whole numbers are classes, others are measures.
+work, and `moments(options)`. Whole numbers are classes, others are measures. `values` looks at some images before
+`prepare` writes any, and a task's file says what its targets may be.
 
 `prepare` stores them as `out/<suite>/data/{train,test}/<kind>.npy`; float16 costs half a per mille of a depth and 0.03
 degrees of a normal, inverse depth stays float32. Nothing downstream reads the raw files. `split` has them on a device.

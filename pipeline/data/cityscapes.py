@@ -48,6 +48,7 @@ PNGS = {  # kind: folder, end of the name, bits, PNG colour type (0 grey, 2 RGB)
     "label": ("gtFine", "_gtFine_labelIds.png", 8, 0),
     "depth": ("disparity", "_disparity.png", 16, 0),
 }
+LOOKED_AT = 8            # labels whose values `check` looks at, at most
 MOST = 0.4922            # of (p-1)/65536
 SHAPES = {"image": ((3,),), "label": ((),), "depth": ((1,), ())}        # of .npy files, behind (H, W)
 
@@ -86,11 +87,23 @@ def classes(options):
 def check(options, counts):
     """Raise UserError unless the images that `counts`, {"train": int or None, ...}, asks for can be read.
 
-    Looks at folder listings and at the files' headers, not at their values.
+    Looks at folder listings and at the files' headers; of the original labels at some of their values too.
     """
     for split, count in counts.items():
-        for name in ids(split, count, options):
-            _stored_size(split, name, _checked(options))
+        names, checked = ids(split, count, options), _checked(options)
+        for name in names:
+            _stored_size(split, name, checked)
+        if checked["layout"] == "original":
+            _refuse_train_ids(split, names[::len(names) // LOOKED_AT + 1], checked)
+
+
+def _refuse_train_ids(split, names, options):
+    """Ids of several images reach 21, vegetation, and more; trainIds, read as ids, would be other classes."""
+    found = np.unique([value for name in names for value in np.unique(_png(_path(split, "label", name, options)))])
+    most = found[found < len(TRAIN_ID)].max(initial=0)
+    if most < 21:
+        raise UserError(f"the label ids in {options['root']}/{PNGS['label'][0]}/{FOLDERS[split]} are {most} at most in "
+                        f"{len(names)} images: they look like trainIds; take gtFine's labelIds")
 
 
 def ids(split, count, options):
@@ -228,13 +241,18 @@ def _from_npy(kind, path, options):
     return _folded(array, options) if kind == "label" else array
 
 
-def _from_png(kind, path, options):
-    """One PNG, its values checked, in the dtype and unit of the sample."""
+def _png(path):
+    """The values of a PNG."""
     try:
         with Image.open(path) as file:
-            stored = np.array(file)                        # 16-bit grey is uint16, or int32 before Pillow 10
+            return np.array(file)                          # 16-bit grey is uint16, or int32 before Pillow 10
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} is damaged ({error}): copy it again") from None
+
+
+def _from_png(kind, path, options):
+    """One PNG, its values checked, in the dtype and unit of the sample."""
+    stored = _png(path)
     if kind == "image":
         return stored / np.float32(255)
     if kind == "depth":

@@ -11,6 +11,7 @@ import re
 import numpy as np
 
 from pipeline.runtime.errors import UserError
+from pipeline.tasks.labels import likeness
 
 SLACK = 1e-3             # float16 and earlier resampling may overshoot the ends of a range by this much
 ASPECT_TOLERANCE = 1.02  # room for rounding to whole pixels; beyond it objects are squeezed, normals wrong
@@ -56,13 +57,19 @@ def numbered(parent, kinds):
     return len(numbers)
 
 
+def swapped(found, wanted):
+    """A word more where a (height, width) that is not the one wanted is so the other way round."""
+    return "; height and width look swapped" if tuple(found) == tuple(wanted)[::-1] != tuple(found)[::-1] else ""
+
+
 def one_size(sizes):
     """The (H, W) on which the files of one image agree; `sizes`: {path: (H, W)}, the image's first."""
     (image, (height, width)), *others = sizes.items()
     for path, size in others:
         if size != (height, width):
-            raise UserError(f"{path} is {size[0]} x {size[1]} but {image} is {height} x {width}: replace the wrong "
-                          "file, the files of one image share one size")
+            raise UserError(f"{path} is {size[0]} x {size[1]} but {image} is {height} x {width}"
+                            f"{swapped(size, (height, width))}: replace the wrong file, the files of one image share "
+                            "one size")
     return height, width
 
 
@@ -70,9 +77,11 @@ def check_ratio(place, stored, size):
     """Refuse a size (H, W) in which what is stored at `place` in another would be squeezed."""
     aspects = size[1] * stored[0], size[0] * stored[1]
     if max(aspects) > ASPECT_TOLERANCE * min(aspects):
+        turned = size[0] * stored[0], size[1] * stored[1]
+        turned = "; height and width look swapped" if max(turned) <= ASPECT_TOLERANCE * min(turned) else ""
         raise UserError(f"{place} is {stored[0]} x {stored[1]} (height x width) but protocols.<name>.data asks "
-                      f"for {size[0]} x {size[1]}: choose a `height` and `width` whose ratio is the stored one within "
-                      f"{ASPECT_TOLERANCE - 1:.0%}")
+                      f"for {size[0]} x {size[1]}{turned}: choose a `height` and `width` whose ratio is the stored one "
+                      f"within {ASPECT_TOLERANCE - 1:.0%}")
 
 
 def load(kind, path, classes):
@@ -85,7 +94,9 @@ def load(kind, path, classes):
     if kind == "label":
         array = np.asarray(stored, np.float64, order="C")  # keeps fractions and huge integers visible
         good = (array >= -1) & (array < classes) & (array == np.rint(array))
-        refuse(path, array, ~good, f"labels are 0..{classes - 1}, or -1 for void: map yours to these")
+        if not good.all():
+            refuse(path, array, ~good, f"labels are 0..{classes - 1}, or -1 for void: "
+                   f"{likeness(set(np.unique(array).tolist()), classes)}")
         return array.astype(np.int8)
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf, which is refused
         array = np.asarray(stored, np.float32, order="C")

@@ -170,5 +170,6 @@ def _values(kind, path):
                      f"depth is in metres, 0..{FARTHEST_M}: divide millimetres by 1000, mark invalid pixels with 0")
     if kind == "normal":
         files.refuse(path, array, ~(np.abs(array) <= 1 + files.SLACK),
-                     "normals have components in [-1, 1]: save unit vectors, and (0, 0, 0) where invalid")
+                     "normals have components in [-1, 1]: save unit vectors (n / 127.5 - 1 of colours), and (0, 0, 0) "
+                     "where invalid")
     return array

@@ -142,7 +142,7 @@ def stop_if_not_finite(run, epoch, sums, record):
 
 
 def measured(run):
-    """{column: number} of the test images: metrics under both protocols, then the objective's own."""
+    """{column: number} of the test images: metrics under each protocol, then the objective's own."""
     own = run.objective.eval_metrics()
     try:
         metrics = measure(run.model, run.test, run.tasks, run.row["switches"]["official_batch"], run.device, own.update)

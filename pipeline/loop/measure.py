@@ -10,7 +10,7 @@ PIXELS = 2**19          # a forward, or 16 images; no dataset-level metric depen
 
 @torch.no_grad()
 def measure(model, split, tasks, official_batch, device, on_predictions=lambda predictions: None, costly=False):
-    """All metrics of `model` on the whole of `split`, in eval mode: {"official": {...}, "dataset": {...}}.
+    """All metrics of `model` on the whole of `split`, in eval mode: {protocol: {...}}, as `Tally.results`.
 
     on_predictions: is given the predictions of every chunk of images. costly: metrics that say so are measured too.
     """

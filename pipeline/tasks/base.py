@@ -37,6 +37,17 @@ class Task(abc.ABC):
     def head(self, classes):
         return Head(self.channels(classes), self.activate)
 
+    # -- what enters
+
+    @abc.abstractmethod
+    def check(self, given, manifest):
+        """Whether targets are what they say, by their values. Raises ValueError for what cannot be right, and yields
+        what may not be, if anything: each says what it looks like, with the figure.
+
+        given: arrays of some images as their reader gives them, (H, W, *BEHIND) or numbers, finite; those of all
+        images once they are stored. manifest: the prepared data's, with `classes` and `inverse_depth`.
+        """
+
     # -- losses
 
     def valid(self, target):
@@ -104,7 +115,8 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def summarise(self, images, pooled, channels, official_batch):
         """All rows and the sum of all pooled -> the metrics under the official and under the dataset protocol, two
-        lists of floats, NaN without a valid pixel."""
+        lists of floats, NaN without a valid pixel; between them a third, where the masked protocol differs from the
+        official one."""
 
     # -- drawing; a task with a number an image has `told` instead, as `classes.OneLabel` has it
 

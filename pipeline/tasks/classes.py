@@ -1,9 +1,13 @@
 """What classifications share, of pixels and of whole images: log-probabilities, cross-entropy, KL divergence."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from pipeline.tasks import base, counts
+from pipeline.tasks.labels import likeness
+
+ENOUGH = 64          # images in which every class of pixels should occur; of a label an image it takes five a class
 
 
 class Classes(base.Task):
@@ -17,6 +21,21 @@ class Classes(base.Task):
     @staticmethod
     def activate(x):
         return F.log_softmax(x, dim=1)
+
+    def check(self, given, manifest):
+        """Labels are whole numbers, -1 or a class; a class that never occurs may be a sign of another numbering."""
+        names, found = manifest["classes"][self.name], set()
+        for one in given:
+            found |= set(np.unique(one).tolist())
+        beyond = [value for value in found if value not in range(-1, len(names))]
+        if beyond:
+            raise ValueError(f"labels are {min(found):g}..{max(found):g}, expected whole numbers 0..{len(names) - 1}, "
+                             f"or -1 for none: {likeness(found, len(names))}")
+        lacking = [c for c in range(len(names)) if c not in found]
+        if lacking and len(given) >= max(ENOUGH, 5 * len(names) * self.facts.flat):
+            shown = ", ".join(f"{c} ({names[c]})" for c in lacking[:3]) + ", ..." * (len(lacking) > 3)
+            yield (f"{len(lacking)} of {len(names)} classes never occur in {len(given)} images: {shown}"
+                   + ("; where labels begin at 1 or 0 is void, write label - 1" if 0 in lacking else ""))
 
     def valid(self, target):
         return target != -1
@@ -42,7 +61,7 @@ class Classes(base.Task):
 
 class OneLabel(Classes):
     """A class an image, of which only a part of the images may have one. Accuracies (KD4MTL, Table 1) are the same
-    under both protocols."""
+    under every protocol."""
 
     def match(self, prediction, taught, targets, temperature):
         """A mean over the images of the task's own domain."""

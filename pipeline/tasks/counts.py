@@ -29,11 +29,14 @@ def image_sums(*maps):
     return torch.stack([m.sum(dim=(1, 2)) for m in maps], dim=1)
 
 
-def means(rows):
-    """Mean of each column of lists of floats; a NaN, of a batch without a valid pixel, is left out."""
+def means(rows, weights=None):
+    """Mean of each column of lists of floats, or the mean weighted by a number a row; a NaN, of a batch without a
+    valid pixel, is left out."""
     # fmean is exact: the order does not matter
-    columns = [[value for value in column if value == value] for column in zip(*rows, strict=True)]
-    return [fmean(column) if column else NAN for column in columns]
+    weights = [1] * len(rows) if weights is None else weights
+    columns = [[(value, weight) for value, weight in zip(column, weights, strict=True) if value == value]
+               for column in zip(*rows, strict=True)]
+    return [fmean(*zip(*column, strict=True)) if column else NAN for column in columns]
 
 
 def totals(rows):

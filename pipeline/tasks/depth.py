@@ -1,5 +1,6 @@
 """Depth in metres, or on Cityscapes inverse depth in stored units; 0 where it is not known."""
 
+import numpy as np
 import torch
 
 from pipeline.tasks import base, counts
@@ -12,9 +13,30 @@ METRICS = {
 }
 COLOUR = "#c8553d"
 
+FAR_M, MOST_M, MOST_INVERSE = 100, 400, 10        # medians: of what may be metres, what is, and what is inverse depth
+
 
 class Task(base.Task):
     """Predictions and targets (B, 1, H, W)."""
+
+    def check(self, given, manifest):
+        """Metres, or inverse depth of less than 1; 0 where there is none."""
+        known = np.concatenate([np.asarray(one, np.float64)[one != 0] for one in given])
+        if not len(known):
+            raise ValueError(f"it is 0, which stands for none, in all of {len(given)} images")
+        if known.min() < 0:
+            raise ValueError(f"it goes down to {known.min():.4g}; write 0 where there is none")
+        middle, most, inverse = np.median(known), known.max(), manifest["inverse_depth"]
+        if middle > (MOST_INVERSE if inverse else MOST_M):
+            raise ValueError(f"its median is {middle:.4g}, expected " + (
+                "inverse depth: it looks like stored disparities; divide p by 65535" if inverse else
+                "metres: it looks like millimetres; divide by 1000"))
+        if inverse and middle > 1:
+            yield f"its median is {middle:.4g}, but `INVERSE_DEPTH` says that it is inverse; it may be metres"
+        if not inverse and most <= 1:
+            yield f"it is {most:.4g} at most, expected metres; it may be scaled to 0..1, kilometres or inverse depth"
+        if not inverse and middle > FAR_M:
+            yield f"its median is {middle:.4g}, expected metres; it may be millimetres or centimetres"
 
     def loss(self, prediction, targets, normal_mask):
         return base.masked_mean(self.apart(prediction, targets["depth"]), self.mask(targets))
@@ -38,8 +60,10 @@ class Task(base.Task):
         return images, images[:0, 0]
 
     def summarise(self, images, pooled, channels, official_batch):
-        batches = [counts.totals(batch.tolist()) for batch in images.split(official_batch)]
-        return counts.means([errors(*sums) for sums in batches]), errors(*counts.totals(batches))
+        batches = images.split(official_batch)
+        sums = [counts.totals(batch.tolist()) for batch in batches]
+        means = [errors(*of) for of in sums]
+        return counts.means(means), counts.means(means, list(map(len, batches))), errors(*counts.totals(sums))
 
 
 def errors(pixels, absolute, relative):

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from pipeline import tasks
 
+PROTOCOLS = ("official", "masked", "dataset")      # the definitions that metrics are reported under; see `tally`
+
 
 class Metric(NamedTuple):
     task: str

@@ -1,5 +1,6 @@
 """Surface normals, unit vectors with x right, y down and z forward; (0, 0, 0) where there is none."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -17,6 +18,7 @@ METRICS = {
 }
 COLOUR = "#3a7d44"
 
+OFF, SHORT, SHARE = 0.2, 0.1, 0.1  # of lengths: of their mean, of one, and the share of those that may be off by that
 FLOOR = 1e-12  # a predicted normal shorter than this has no direction
 BIN = 2**16  # width of a bin of the pooled angle histogram, in units: 2^-8 = 0.0039 degrees
 BINS = 180 * counts.FIXED // BIN + 1  # 180 degrees itself has a bin
@@ -39,6 +41,21 @@ class Task(base.Task):
     """Predictions (B, 3, H, W) of unit length, targets of about that."""
 
     activate = staticmethod(unit)
+
+    def check(self, given, manifest):
+        """Unit vectors but for what resampling at edges shortens, with components of either sign; zeros where none."""
+        known = np.concatenate([np.asarray(one, np.float64)[(one != 0).any(-1)] for one in given])
+        if not len(known):
+            raise ValueError(f"normals are 0, which stands for none, in all of {len(given)} images")
+        length = np.linalg.norm(known, axis=1)
+        told = f"normals are of length {length.mean():.2f} on average"
+        if known.min() >= 0:
+            coded, remedy = ("(n + 1) / 2", "2 n - 1") if known.max() <= 1.5 else ("255 (n + 1) / 2", "n / 127.5 - 1")
+            raise ValueError(f"{told} and all >= 0: they look like {coded}; write {remedy}, and 0 where there is none")
+        if abs(length.mean() - 1) > OFF:
+            raise ValueError(f"{told}, expected 1: divide them by their length")
+        if (off := np.mean(abs(length - 1) > SHORT)) > SHARE:
+            yield f"{off:.0%} of the normals are longer or shorter than 1 by more than {SHORT:g}"
 
     def loss(self, prediction, targets, normal_mask):
         """normal_mask: "own" is the mean over valid normals; "depth" that over valid depth, as the released SegNet and

@@ -37,15 +37,17 @@ class Task(Classes):
             raise ValueError(f"Labels should be -1 ... {channels - 1}. Found {beyond} pixels above.")
         confusion = histograms[:, 1:-1]  # (N, label, prediction), void left out
         hits, labelled = confusion.diagonal(dim1=1, dim2=2).double(), confusion.sum((1, 2))
-        # official union: a prediction on void enlarges its class, a class predicted but absent has IoU 0 (Q3)
-        iou = (hits / (confusion.sum(2) + histograms.sum(1) - hits)).nanmean(1)
-        # NOTE: an image without a labelled pixel is left out of both; the released accuracy is undefined there
-        numbers = 100 * torch.stack([torch.where(labelled > 0, iou, counts.NAN), hits.sum(1) / labelled], dim=1)
-        official = counts.means([counts.means(batch.tolist()) for batch in numbers.split(official_batch)])
+        # an image's union; official: a prediction on void enlarges its class; in both a class predicted but absent has
+        # IoU 0 (Q3). `masked` is XTasC-Net's loggers' (its 4.4 and addendum) and MTAN's of July 2020
+        official, masked = (
+            # NOTE: an image without a labelled pixel is left out; the released accuracies are undefined there
+            100 * torch.stack([torch.where(labelled > 0, iou, counts.NAN), hits.sum(1) / labelled], dim=1)
+            for iou in ((hits / (confusion.sum(2) + of.sum(1) - hits)).nanmean(1) for of in (histograms, confusion)))
+        official = counts.means([counts.means(batch.tolist()) for batch in official.split(official_batch)])
         # dataset: one matrix; a class in neither the labels nor, on labelled pixels, the predictions is left out
         total, hits = confusion.sum(0), hits.sum(0)
         iou = (hits / (total.sum(0) + total.sum(1) - hits)).nanmean()
-        return official, [100 * iou.item(), 100 * (hits.sum() / total.sum()).item()]
+        return official, counts.means(masked.tolist()), [100 * iou.item(), 100 * (hits.sum() / total.sum()).item()]
 
     def paint(self, figure, panel, stored, classes):
         names = classes["semantic"]

@@ -23,7 +23,7 @@ def result(name, seed, scale=1.0, tasks=TASKS, model="segnet"):
     """One run's metrics: metric i is (i + 1) * scale + seed under every rule and protocol."""
     values = {key: (i + 1) * scale + seed for i, (key, metric) in enumerate(
         of((*TASKS, *PAIR)).items()) if metric.task in tasks}
-    rules = {rule: {"official": values, "dataset": {key: 2 * value for key, value in values.items()}}
+    rules = {rule: {"official": values, "masked": {}, "dataset": {key: 2 * value for key, value in values.items()}}
              for rule in caption.RULES}
     cost = {"parameters": 1000, "seconds_per_step": 0.5, "peak_memory_mb": 300.0, "backward_passes": 1,
             "inference_ms": 2.5}

@@ -72,8 +72,8 @@ def bits(folder):
 
 def test_a_hundred_kills_end_with_the_same_bits(tmp_path, monkeypatch, record_property):
     whole, killed = (project_in(tmp_path / name) for name in ("whole", "killed"))
-    for serial, _ in commands(whole, monkeypatch).values():
-        done = subprocess.run([sys.executable, "-m", *serial], cwd=whole, env=os.environ | PATHS, capture_output=True,
+    for _, parallel in commands(whole, monkeypatch).values():
+        done = subprocess.run([sys.executable, "-m", *parallel], cwd=whole, env=os.environ | PATHS, capture_output=True,
                               text=True)
         assert done.returncode == 0, done.stdout + done.stderr
     expected, seed, kills = bits(whole), random.randrange(10**6), 0
@@ -82,7 +82,7 @@ def test_a_hundred_kills_end_with_the_same_bits(tmp_path, monkeypatch, record_pr
         for suite, ways in commands(killed, monkeypatch).items():
             finished = False
             while not finished:
-                words, log = chance.choice(ways), tmp_path / "log"
+                words, log = ways[chance.random() < 0.8], tmp_path / "log"
                 with open(log, "w") as file:
                     process = start(killed, words, file, mark := f"{os.getpid()}-{kills}")
                     try:
@@ -92,7 +92,8 @@ def test_a_hundred_kills_end_with_the_same_bits(tmp_path, monkeypatch, record_pr
                         kills += 1
                 said = log.read_text()
                 assert finished or process.returncode == -signal.SIGKILL, (seed, kills, suite, words, said)
-                assert "Traceback" not in said and "RWLock" not in said, (seed, kills, suite, words, said)
+                for broken in ("Traceback", "Unable to read RWLock"):
+                    assert broken not in said, (seed, kills, suite, words, said)
         assert bits(killed) == expected, (seed, kills)
         for path in ("out", ".dvc/cache", ".dvc/tmp", ".work"):
             shutil.rmtree(killed / path)

@@ -40,7 +40,7 @@ def main(suite):
     manifest = {"data": name, "options": options, "size": size,
                 "classes": classes if isinstance(classes, dict) else {"semantic": list(classes)},
                 "stored": {kind: np.dtype(kept).name for kind, kept in kinds.items()},
-                "inverse_depth": getattr(reader, "INVERSE_DEPTH", False),
+                "inverse_depth": getattr(reader, "INVERSE_DEPTH", False), "target_stride": wanted["target_stride"],
                 "moments": reader.moments(options) if hasattr(reader, "moments") else {}}
     write(row["data"]["folder"], manifest, {split: (names[split], lambda i, split=split: coded(
         reader.read(split, names[split][i], size, options))) for split in names})

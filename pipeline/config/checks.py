@@ -66,7 +66,8 @@ def architecture(chosen, model):
     options = declared.options(f"models.{model}", "Model", from_data)
     own = resolved(options, chosen.architectures.get(model), f"architectures.{model}").model_dump()
     protocol = chosen.protocol_in_force
-    given = {"size": [protocol.data.height, protocol.data.width], "batch": protocol.train[model].batch}
+    given = {"size": [protocol.data.height, protocol.data.width], "batch": protocol.train[model].batch,
+             "target_stride": protocol.data.target_stride}
     return own | {key: given[key] for key in from_data}
 
 
@@ -110,11 +111,17 @@ def protocols(chosen):
 
 
 def images(chosen, model, where):
-    protocol = chosen.protocol_in_force
+    protocol, own = chosen.protocol_in_force, declared.constants(f"models.{model}")
     for side in ("height", "width"):
         if getattr(protocol.data, side) < fact(model, "SMALLEST"):
             raise ValueError(f"`{where}.data.{side}` is {getattr(protocol.data, side)}; {model} takes images of "
                              f"{fact(model, 'SMALLEST')} pixels a side or more")
+        if getattr(protocol.data, side) % (sides := own.get("SIDES", 1)):
+            raise ValueError(f"`{where}.data.{side}` is {getattr(protocol.data, side)}; {model} takes images whose "
+                             f"sides {sides} divides")
+    if protocol.data.target_stride not in (strides := own.get("TARGET_STRIDES", (1,))):
+        raise ValueError(f"`{where}.data.target_stride` is {protocol.data.target_stride}; {model} predicts one pixel "
+                         f"of {' or '.join(map(str, strides))} a side")
     if is_flat(chosen) and protocol.train[model].batch % len(chosen.tasks):
         raise ValueError(f"`{where}.train.{model}.batch` is {protocol.train[model].batch}; an equal share of a batch "
                          f"is of each of {', '.join(chosen.tasks)}, so {len(chosen.tasks)} should divide it")

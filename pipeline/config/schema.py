@@ -25,6 +25,7 @@ class Images(Section):
     width: Count
     train: Count | dict[Name, Count | None] | None
     test: Count | dict[Name, Count | None] | None
+    target_stride: Count = 1                             # 8: a target for every eighth pixel of a row and of a column
 
 
 class Training(Section):
@@ -35,6 +36,7 @@ class Training(Section):
     schedule: Literal["constant", "step", "onecycle"]
     step_every: Count | None = None
     step_factor: Annotated[float, Field(gt=0, le=1)] | None = None
+    step_from: Count | None = None                       # no step after an epoch before this one; null: from the first
     width: Annotated[float, Field(gt=0, le=4)]
     precision: Literal["float32", "bfloat16"] = "float32"
     augment: Literal["none", "crop"] = "none"
@@ -45,6 +47,9 @@ class Training(Section):
             raise ValueError("`schedule: step` and the keys `step_every` and `step_factor` go together, "
                              f"found schedule {self.schedule!r}, step_every {self.step_every}, "
                              f"step_factor {self.step_factor}")
+        if self.schedule != "step" and self.step_from is not None:
+            raise ValueError(f"`step_from` is {self.step_from}, but schedule {self.schedule!r} has no steps; set it to "
+                             "null")
         return self
 
 

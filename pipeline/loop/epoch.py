@@ -63,13 +63,13 @@ def batches(run, epoch):
     run.train.prefetch(rank_batches[0])
     run.objective.prefetch(rank_batches[0])
     for batch, index, following in zip(whole, rank_batches, [*rank_batches[1:], None], strict=True):
-        image, targets = run.train.batch(index)
+        image, targets = run.train.whole_batch(index)
         if following:
             run.train.prefetch(following)
         if training["augment"] != "none":
             image, targets = augment.apply(image, targets, drawn[positions(index, run.device)], run.tasks,
                                            switches | {"inverse_depth": run.train.inverse_depth})
-        yield Batch(index, following, image, targets, len(index) / len(batch))
+        yield Batch(index, following, image, run.train.thinned(targets), len(index) / len(batch))
 
 
 def train_step(run, batch, lr, progress, record):

@@ -130,7 +130,7 @@ def images(chosen, model, where):
 
 
 def not_augmented(key, chosen):
-    return (f"`{key}` scales, cuts and mirrors, which makes other {' and '.join(chosen.tasks)} of those that are "
+    return (f"`{key}` scales, cuts, turns or mirrors, which makes other {' and '.join(chosen.tasks)} of those that are "
             "there; set it to none")
 
 

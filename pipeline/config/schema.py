@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from pipeline.options.types import Batch, BelowOne, Count, Name, Natural, NonNegative, Positive, Section, Share, once
 
+Augment = Literal["none", "crop", "rotate"]             # but for none ways of `pipeline.data.augment`
 Rule = Literal["last", "last10", "median20", "train_loss", "best_test"]
 Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)]
 TRIAL = re.compile(r"\d+(\.\d+)?(-\d+(\.\d+)?)*")
@@ -39,7 +40,7 @@ class Training(Section):
     step_from: Count | None = None                       # no step after an epoch before this one; null: from the first
     width: Annotated[float, Field(gt=0, le=4)]
     precision: Literal["float32", "bfloat16"] = "float32"
-    augment: Literal["none", "crop"] = "none"
+    augment: Augment = "none"
 
     @model_validator(mode="after")
     def step_is_told(self):

@@ -9,7 +9,7 @@ from conftest import change, folder_of, run
 from pipeline import features, tasks, train
 from pipeline.data import augment
 from pipeline.runtime.errors import UserError
-from pipeline.tasks import offsets
+from pipeline.tasks import from_raw
 
 HEIGHT, WIDTH = 48, 65
 
@@ -54,7 +54,7 @@ def test_inverse_depth_grows_where_depth_shrinks_and_what_is_not_there_is_left_o
 
 def turned_by_hand(image, targets, angle, mirrored):
     """One image and its targets in a loop over the pixels of what comes out, in numpy."""
-    (height, width), voids = image.shape[1:], {"label": -1, "depth": 0, "normal": 0, "offset": offsets.VOID}
+    (height, width), voids = image.shape[1:], {"label": -1, "depth": 0, "normal": 0, "offset": from_raw.VOID}
     out = {"image": np.zeros(image.shape)} | {kind: np.full(x.shape, voids[kind], float) for kind, x in targets.items()}
     sine, cosine, sign = np.sin(angle), np.cos(angle), -1 if mirrored else 1
     for r, c in np.ndindex(height, width):
@@ -70,7 +70,7 @@ def turned_by_hand(image, targets, angle, mirrored):
         for kind in targets:
             out[kind][..., r, c] = targets[kind][..., i, j]
         down, right = targets["offset"][:, i, j]
-        if down != offsets.VOID:
+        if down != from_raw.VOID:
             out["offset"][:, r, c] = right * sine + down * cosine, sign * (right * cosine - down * sine)
         right, down, ahead = targets["normal"][:, i, j]
         out["normal"][:, r, c] = sign * (right * cosine - down * sine), right * sine + down * cosine, ahead
@@ -84,7 +84,7 @@ def test_a_turn_is_what_a_loop_over_pixels_gives():
     targets = {"label": torch.from_numpy(draw.integers(-1, 5, size)),
                "depth": torch.from_numpy(draw.random((4, 1, *size[1:]), np.float32)),
                "normal": torch.from_numpy(draw.normal(size=(4, 3, *size[1:])).astype(np.float32)),
-               "offset": torch.from_numpy(np.stack([offsets.of(one) for one in maps])).permute(0, 3, 1, 2)}
+               "offset": torch.from_numpy(np.stack([from_raw.offsets(one) for one in maps])).permute(0, 3, 1, 2)}
     drawn = torch.tensor([[0.0, 0], [0.15, 0], [-0.1, 1], [1.3, 1]])
     found, its = apply(image, targets, drawn, way="rotate")
     for k, (angle, mirrored) in enumerate(drawn.tolist()):
@@ -100,10 +100,10 @@ def test_turned_offsets_are_those_of_the_turned_instances():
     rows, columns = np.indices((60, 80))
     maps = 1 * (np.hypot(rows - 20, (columns - 25) / 1.5) < 9) + 2 * (abs(rows - 40) + abs(columns - 55) < 12)
     targets = {"label": torch.from_numpy(maps)[None],
-               "offset": torch.from_numpy(offsets.of(maps)).permute(2, 0, 1)[None]}
+               "offset": torch.from_numpy(from_raw.offsets(maps)).permute(2, 0, 1)[None]}
     for drawn in ((0.17, 0.0), (-0.17, 1.0)):
         its = apply(torch.zeros(1, 3, 60, 80), targets, torch.tensor([drawn]), way="rotate")[1]
-        again = torch.from_numpy(offsets.of(its["label"][0].clamp_min(0).numpy())).permute(2, 0, 1)
+        again = torch.from_numpy(from_raw.offsets(its["label"][0].clamp_min(0).numpy())).permute(2, 0, 1)
         assert (its["label"] > 0).sum() > 500
         torch.testing.assert_close(its["offset"][0], again, rtol=0, atol=0.75)         # a pixel's rounding
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pipeline import tasks
-from pipeline.tasks import offsets
+from pipeline.tasks import from_raw
 from pipeline.tasks.tally import Tally
 
 INSTANCE = np.array([[0, 7, 7, 0, 300], [0, 7, 0, 0, 300], [26, 7, 0, 0, 0], [26, 26, 0, 0, 7]])
@@ -16,22 +16,22 @@ def drawn(images=5, height=7, width=9, share=0.6, seed=0):
     draw = np.random.default_rng(seed)
     maps = draw.integers(1, 4, (images, height, width)) * (draw.random((images, height, width)) < share)
     maps[-1] = 0
-    target = torch.from_numpy(np.stack([offsets.of(one) for one in maps])).permute(0, 3, 1, 2)
+    target = torch.from_numpy(np.stack([from_raw.offsets(one) for one in maps])).permute(0, 3, 1, 2)
     return target + torch.from_numpy(draw.normal(0, 2, target.shape)).float(), target
 
 
 def test_offsets_are_from_the_mean_of_all_pixels_of_a_number():
-    found = offsets.of(INSTANCE)
+    found = from_raw.offsets(INSTANCE)
     assert found.dtype == np.float32
     for number in (7, 26, 300):
         places = [(r, c) for r in range(4) for c in range(5) if INSTANCE[r, c] == number]
         row, column = (sum(axis) / len(places) for axis in zip(*places, strict=True))
         for r, c in places:
             assert found[r, c] == pytest.approx((r - row, c - column), abs=1e-6)
-    assert (found[INSTANCE == 0] == offsets.VOID).all() and (found[INSTANCE > 0] != offsets.VOID).all()
+    assert (found[INSTANCE == 0] == from_raw.VOID).all() and (found[INSTANCE > 0] != from_raw.VOID).all()
     assert found[0, 1].tolist() == pytest.approx([-1.2, -0.8])      # its far pixel, at (3, 4), moves the centre
-    assert (offsets.of(np.zeros((3, 4), int)) == offsets.VOID).all()
-    whole = offsets.of(np.full((1024, 2048), 24001))
+    assert (from_raw.offsets(np.zeros((3, 4), int)) == from_raw.VOID).all()
+    whole = from_raw.offsets(np.full((1024, 2048), 24001))
     assert whole[0, 0].tolist() == [-511.5, -1023.5] and whole[511, 1023].tolist() == [-0.5, -0.5]
 
 
@@ -40,7 +40,7 @@ def test_loss_is_the_mean_over_elements_that_have_a_target(share):
     prediction, target = drawn(share=share)
     prediction.requires_grad_()
     loss, = tasks.losses({"instance": prediction}, {"offset": target})
-    valid = (target != offsets.VOID).all(1, keepdim=True).expand_as(target)
+    valid = (target != from_raw.VOID).all(1, keepdim=True).expand_as(target)
     gradient, = torch.autograd.grad(loss, [prediction])
     error = (prediction - target)[valid].detach()
     assert loss.item() == pytest.approx(error.abs().mean().item() if share else 0, rel=1e-6)
@@ -56,7 +56,7 @@ def test_pixel_error_is_of_numbers_cut_towards_zero():
     errors = []
     for p, t in zip(prediction.tolist(), target.tolist(), strict=True):
         errors.append([abs(int(p[k][r][c]) - int(t[k][r][c])) for k in range(2) for r in range(7) for c in range(9)
-                       if t[k][r][c] != offsets.VOID])
+                       if t[k][r][c] != from_raw.VOID])
     found = tally.results()
     assert found["dataset"]["instance_px"] == pytest.approx(np.mean(sum(errors, [])))
     assert found["official"]["instance_px"] == pytest.approx(
@@ -94,13 +94,13 @@ def test_targets_of_an_image_twice_as_large(task, target, worth):
 def test_a_mirror_and_a_turn_change_vectors_and_leave_voids():
     own, angle = tasks.load("instance"), torch.tensor([0.0, np.pi / 2, 0.3])
     stored = torch.tensor([3.0, 4.0]).view(1, 2, 1, 1).repeat(3, 1, 1, 2)          # 3 rows below, 4 columns right
-    stored[..., 1] = offsets.VOID
+    stored[..., 1] = from_raw.VOID
     mirrored, turned = own.mirror(stored, torch.tensor([0.0, 1, 1])), own.turn(stored, angle)
     assert mirrored[:, :, 0, 0].tolist() == [[3, 4], [3, -4], [3, -4]]
     assert turned[:2, :, 0, 0].flatten().tolist() == pytest.approx([3, 4, 4, -3])       # right becomes down
     assert turned[2, :, 0, 0].tolist() == pytest.approx([3 * np.cos(0.3) + 4 * np.sin(0.3),
                                                          4 * np.cos(0.3) - 3 * np.sin(0.3)])
-    assert (mirrored[..., 1] == offsets.VOID).all() and (turned[..., 1] == offsets.VOID).all()
+    assert (mirrored[..., 1] == from_raw.VOID).all() and (turned[..., 1] == from_raw.VOID).all()
     normals = tasks.load("normal").turn(torch.tensor([4.0, 3, 5]).view(1, 3, 1, 1).repeat(3, 1, 1, 1), angle)
     torch.testing.assert_close(normals[:, :2, 0, 0].flip(1), turned[..., 0, 0])
     assert (normals[:, 2] == 5).all()

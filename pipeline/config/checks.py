@@ -36,10 +36,14 @@ def reader(chosen):
     one_of(chosen.data, "data", chosen.datasets)
     if not chosen.teacher.rows:
         raise ValueError("`teacher.rows` is empty; it names the suite's tasks, a single-task network each")
+    own = readers.reader(chosen.data)
+    options = resolved(own.Options, chosen.datasets[chosen.data], "").model_dump()
+    lacks = own.lacks(options) if hasattr(own, "lacks") else {}
     for task in chosen.teacher.rows:
-        if task not in readers.reader(chosen.data).TASKS:
-            raise ValueError(f"`teacher.rows` has {task!r}, but `data: {chosen.data}` has "
-                             f"{', '.join(readers.reader(chosen.data).TASKS)}")
+        if task not in own.TASKS:
+            raise ValueError(f"`teacher.rows` has {task!r}, but `data: {chosen.data}` has {', '.join(own.TASKS)}")
+        if task in lacks:
+            raise ValueError(f"`teacher.rows` has {task!r}, which `data: {chosen.data}` has only with {lacks[task]}")
 
 
 def flat(task):

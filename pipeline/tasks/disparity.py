@@ -1,5 +1,4 @@
-"""Disparity of a stereo pair as Aligned-MTL (arXiv:2305.19000) trains on it: the stored 16-bit number / `PER`, 0 where
-it is not known. A stored number p is of a disparity of (p - 1) / 256 pixels, in Cityscapes of an image 2048 wide."""
+"""Disparity of a stereo pair in units of 10.66 pixels, as `from_raw.disparity` has it; 0 where it is not known."""
 
 from pipeline.tasks.regression import Regression
 
@@ -7,7 +6,6 @@ TARGET = "disparity"
 UNCUT = True
 METRICS = {"disparity_mse": {"title": "Disp MSE", "unit": "(10.66 px)^2", "better": -1, "digits": 4}}
 COLOUR = "#7a5195"
-PER = 2729.0680031169923
 
 
 class Task(Regression):

@@ -1,10 +1,10 @@
 """Instances as Aligned-MTL (arXiv:2305.19000) learns them: of a pixel the offset from the centre of its instance, in
-pixels of the image at its full size, rows and then columns; `offsets.VOID` where there is no instance."""
+pixels of the image at its full size, rows and then columns; `from_raw.VOID` where there is no instance."""
 
 import numpy as np
 import torch
 
-from pipeline.tasks import base, offsets
+from pipeline.tasks import base, from_raw
 from pipeline.tasks.regression import Regression
 
 TARGET = "offset"
@@ -17,10 +17,10 @@ COLOUR = "#2f8f6b"
 class Task(Regression):
     """Predictions and targets (B, 2, H, W)."""
 
-    void = offsets.VOID
+    void = from_raw.VOID
 
     def valid(self, target):
-        return target[:, 0] != offsets.VOID
+        return target[:, 0] != from_raw.VOID
 
     def kept(self, target, changed):
         return torch.where(self.valid(target)[:, None], changed, target)
@@ -45,7 +45,7 @@ class Task(Regression):
         """The direction from the centre as hue, the distance as saturation; a cross at each centre."""
         from matplotlib.colors import hsv_to_rgb
 
-        valid = stored[..., 0] != offsets.VOID
+        valid = stored[..., 0] != from_raw.VOID
         y, x = np.moveaxis(np.where(valid[..., None], stored.astype(float), 0), -1, 0)
         far = np.hypot(y, x)
         shown = np.stack([(np.arctan2(y, x) / (2 * np.pi)) % 1, far / max(far.max(), 1), np.ones_like(far)], -1)

@@ -104,3 +104,19 @@ def test_a_mirror_and_a_turn_change_vectors_and_leave_voids():
     normals = tasks.load("normal").turn(torch.tensor([4.0, 3, 5]).view(1, 3, 1, 1).repeat(3, 1, 1, 1), angle)
     torch.testing.assert_close(normals[:, :2, 0, 0].flip(1), turned[..., 0, 0])
     assert (normals[:, 2] == 5).all()
+
+
+def test_the_montage_marks_each_centre_once():
+    from matplotlib.figure import Figure
+
+    instance = np.zeros((9, 12), int)
+    instance[1:4, 1:6], instance[5:8, 3:10] = 1, 2
+    stored = np.where(instance[..., None] > 0, 4 * from_raw.offsets(instance), from_raw.VOID)     # of a side 4 times it
+    for drawn, centres in ((stored, [(2, 3), (6, 6)]), (np.full_like(stored, from_raw.VOID), [])):
+        figure = Figure()
+        panel = figure.add_subplot()
+        tasks.load("instance").paint(figure, panel, drawn, {})
+        assert [(y, x) for line in panel.lines for x, y in zip(*line.get_data(), strict=True)] == centres
+        shown = panel.images[0].get_array()
+        assert (shown[instance == 0] == 0.25).all() and len(np.unique(shown[instance > 0].round(3), axis=0)) > 9 * bool(
+            centres)

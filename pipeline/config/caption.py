@@ -60,7 +60,7 @@ def protocol(chosen, paper, models):
 def trained(model, training, chosen):
     """What differs from the defaults in how a network is trained and built."""
     words = [f"{key} {value}" for key, value in training.model_dump(
-        include={"beta2", "precision", "augment"}, exclude_defaults=True).items()]
+        include={"beta2", "step_from", "precision", "augment"}, exclude_defaults=True).items()]
     words += [f"{key} {value}" for key, value in (chosen.architectures.get(model) or {}).items() if key != "pretrained"]
     begun = checks.architecture(chosen, model).get("pretrained")
     words += [] if begun is None else ["first weights ImageNet's" if begun else "first weights random"]

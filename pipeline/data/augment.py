@@ -45,8 +45,11 @@ def apply(way, image, targets, drawn, names, how):
     beside them <kind>_mask, (B, H, W) or (B, 1, H, W) bool, the whole image's valid pixels, mirrored.
     """
     mirrored = drawn[:, -1]
-    image, out = crop(image, targets, drawn) if way == "crop" else rotate(image, targets, drawn)
-    for task in map(tasks.load, names):
+    own = [tasks.load(name) for name in names]
+    voids = {kind: 0 if target.is_floating_point() else -1 for kind, target in targets.items()} | {
+        task.target: task.void for task in own}
+    image, out = crop(image, targets, drawn) if way == "crop" else rotate(image, targets, drawn, voids)
+    for task in own:
         target = out[task.target]
         target = task.zoom(target, drawn[:, 0], how) if way == "crop" else task.turn(target, drawn[:, 0])
         out[task.target] = task.mirror(target, mirrored)
@@ -69,8 +72,8 @@ def crop(image, targets, drawn):
     return image, {kind: read(target, *near) for kind, target in targets.items()}
 
 
-def rotate(image, targets, drawn):
-    """Images and targets as arrays, turned about their middles, then mirrored."""
+def rotate(image, targets, drawn, voids):
+    """Images and targets as arrays, turned about their middles, then mirrored; voids: {kind: what the corners are}."""
     angle, mirrored = drawn[..., None, None].unbind(1)                                   # each (B, 1, 1)
     (height, width), device = image.shape[-2:], image.device
     y = torch.arange(height, device=device)[None, :, None] - (height - 1) / 2
@@ -80,12 +83,9 @@ def rotate(image, targets, drawn):
     image = F.grid_sample(image, grid.to(image.dtype), align_corners=True)
     rows, columns = (torch.floor(at + side / 2).long() for at, side in ((y, height), (x, width)))
     inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-    near, out = (rows.clamp(0, height - 1), columns.clamp(0, width - 1)), {}
-    for kind, own in tasks.of_kinds(targets).items():
-        target = read(targets[kind], *near)
-        there = inside if target.dim() == 3 else inside[:, None]
-        out[kind] = torch.where(there, target, tasks.load(own.name).void)
-    return image, out
+    near = rows.clamp(0, height - 1), columns.clamp(0, width - 1)
+    return image, {kind: torch.where(inside if target.dim() == 3 else inside[:, None], read(target, *near), voids[kind])
+                   for kind, target in targets.items()}
 
 
 def read(target, rows, columns):

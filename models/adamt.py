@@ -119,7 +119,7 @@ class Model(Network):
 
     def last_shared(self):
         """Weight (C_mid, C, 1, 1), without bias, of the bottleneck's convolution."""
-        return self.bottleneck.weight
+        return [self.bottleneck.weight]
 
     @property
     def tap_channels(self):

@@ -64,7 +64,7 @@ class Model(Network):
 
     def last_shared(self):
         """Weight (C_last, C * 25), without bias, of the fully connected layer."""
-        return self.connected.weight
+        return [self.connected.weight]
 
     @property
     def tap_channels(self):

@@ -47,10 +47,11 @@ def resize(x, size):
 
 class Network(nn.Module):
     """A family adds `heads` (a module a task), `features`, `shared_parameters`, `last_shared` and `tap_channels`;
-    `smallest` is the least H and W that its layers take.
+    `smallest` is the least H and W that its layers take, and `sides` divides both.
     """
 
     smallest: int
+    sides = 1
     single_process = ""     # why a training of it cannot be shared by several processes, as a clause
 
     def __init__(self, tasks, width):
@@ -63,10 +64,11 @@ class Network(nn.Module):
 
     def check(self, x):
         """Refuse what is too small for the layers, and what is no colour image."""
-        if x.dim() != 4 or x.shape[1] != 3 or min(x.shape[2:]) < self.smallest:
-            raise ValueError(
-                f"Input should be (B, 3, H, W) with H and W at least {self.smallest}. Found {tuple(x.shape)}."
-            )
+        if x.dim() != 4 or x.shape[1] != 3 or min(x.shape[2:]) < self.smallest or any(
+                side % self.sides for side in x.shape[2:]):
+            whole = f" and multiples of {self.sides}" if self.sides > 1 else ""
+            raise ValueError(f"Input should be (B, 3, H, W) with H and W at least {self.smallest}{whole}. "
+                             f"Found {tuple(x.shape)}.")
 
     def forward(self, x):
         """x (B, 3, H, W) -> predictions as `predict` gives them, features as `features` does."""

@@ -124,7 +124,7 @@ class Model(Network):
 
     def last_shared(self):
         """Weight (C_last, C_last, 3, 3), without bias, of the last decoder convolution."""
-        return self.decoder[-1].rest[-1][0].weight
+        return [self.decoder[-1].rest[-1][0].weight]
 
     @property
     def tap_channels(self):

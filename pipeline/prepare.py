@@ -28,7 +28,7 @@ def main(suite):
     wanted, options, name = row["data"], row["data"]["options"], row["data"]["reader"]
     size, counts = (wanted["height"], wanted["width"]), {split: wanted[split] for split in ("train", "test")}
     reader = readers.reader(name)
-    kinds = {kind: reader.KINDS[kind] for kind in ("image", *tasks.of_kinds(reader.KINDS))}
+    kinds = {kind: reader.KINDS[kind] for kind in ("image", *row["targets"])}
     if hasattr(reader, "check"):
         reader.check(options, counts)
     check_room(row, kinds, sum(count for count in counts.values() if isinstance(count, int)))    # before all are named
@@ -38,7 +38,7 @@ def main(suite):
     manifest = {"data": name, "options": options, "size": size,
                 "classes": classes if isinstance(classes, dict) else {"semantic": list(classes)},
                 "stored": {kind: np.dtype(kept).name for kind, kept in kinds.items()},
-                "inverse_depth": getattr(reader, "INVERSE_DEPTH", False),
+                "inverse_depth": getattr(reader, "INVERSE_DEPTH", False), "target_stride": wanted["target_stride"],
                 "moments": reader.moments(options) if hasattr(reader, "moments") else {}}
     seen = {split: {i: reader.read(split, names[split][i], size, options) for i in values.spread(names[split])}
             for split in names}

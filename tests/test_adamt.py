@@ -35,7 +35,7 @@ def test_parameters_count_as_released(classes, batch, size, expected):
     assert count(shared.parameters()) == expected - (batch - 1) * a_row
     assert [tuple(p.shape) for p in shared.decoders["depth"].attention] == [
         (1, 256 >> level, size[0] >> 3 - level, size[1] >> 3 - level) for level in range(4)]
-    assert model.last_shared() is model.bottleneck.weight and model.last_shared().shape == (1024, 960, 1, 1)
+    assert model.last_shared() == [model.bottleneck.weight] and model.bottleneck.weight.shape == (1024, 960, 1, 1)
     assert count(model.bottleneck.parameters()) == 1024 * 961 and model.tap_channels == {"mid": 1024, "last": 64}
 
 

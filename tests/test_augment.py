@@ -1,5 +1,6 @@
 """Augmentation: what torch's own cutting and resizing gives, drawn anew every epoch and the same for the same seed."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,14 +9,15 @@ from conftest import change, folder_of, run
 from pipeline import features, tasks, train
 from pipeline.data import augment
 from pipeline.runtime.errors import UserError
+from pipeline.tasks import from_raw
 
 HEIGHT, WIDTH = 48, 65
 
 
-def apply(image, targets, drawn, inverse=False, zoom_depth=True, crop_masks=True):
+def apply(image, targets, drawn, inverse=False, zoom_depth=True, crop_masks=True, way="crop"):
     """`augment.apply` for the tasks whose targets these are."""
     names = [own.name for own in tasks.of_kinds(targets).values()]
-    return augment.apply(image, targets, drawn, names, {
+    return augment.apply(way, image, targets, drawn, names, {
         "inverse_depth": inverse, "zoom_depth": zoom_depth, "crop_masks": crop_masks})
 
 
@@ -25,7 +27,7 @@ def test_equals_cut_resize_and_mirror_one_by_one():
     targets = {"label": torch.randint(-1, 13, (64, HEIGHT, WIDTH), generator=generator),
                "depth": torch.rand(64, 1, HEIGHT, WIDTH, generator=generator),
                "normal": torch.randn(64, 3, HEIGHT, WIDTH, generator=generator)}
-    drawn = augment.draw(3, 64, HEIGHT, WIDTH)
+    drawn = augment.draw("crop", 3, 64, HEIGHT, WIDTH)
     found, its = apply(image, targets, drawn)
     for k, (scale, *numbers) in enumerate(drawn.tolist()):
         h, w, top, left, mirrored = map(int, numbers)
@@ -42,12 +44,76 @@ def test_equals_cut_resize_and_mirror_one_by_one():
 
 
 def test_inverse_depth_grows_where_depth_shrinks_and_what_is_not_there_is_left_out():
-    image, drawn = torch.rand(8, 3, HEIGHT, WIDTH), augment.draw(3, 8, HEIGHT, WIDTH)
+    image, drawn = torch.rand(8, 3, HEIGHT, WIDTH), augment.draw("crop", 3, 8, HEIGHT, WIDTH)
     targets = {"label": torch.zeros(8, HEIGHT, WIDTH).long(), "depth": torch.ones(8, 1, HEIGHT, WIDTH)}
     for inverse, power in ((True, 1), (False, -1)):
         its = apply(image, targets, drawn, inverse)[1]
         assert set(its) == {"label", "depth"}
         torch.testing.assert_close(its["depth"][:, 0, 0, 0], drawn[:, 0]**power)
+
+
+def turned_by_hand(image, targets, angle, mirrored):
+    """One image and its targets in a loop over the pixels of what comes out, in numpy."""
+    (height, width), voids = image.shape[1:], {"label": -1, "depth": 0, "normal": 0, "offset": from_raw.VOID}
+    out = {"image": np.zeros(image.shape)} | {kind: np.full(x.shape, voids[kind], float) for kind, x in targets.items()}
+    sine, cosine, sign = np.sin(angle), np.cos(angle), -1 if mirrored else 1
+    for r, c in np.ndindex(height, width):
+        down, right = r - (height - 1) / 2, sign * (c - (width - 1) / 2)
+        y, x = (down * cosine - right * sine + (height - 1) / 2, down * sine + right * cosine + (width - 1) / 2)
+        for i, j in ((i, j) for i in (int(np.floor(y)), int(np.floor(y)) + 1) for j in (
+                int(np.floor(x)), int(np.floor(x)) + 1)):
+            if 0 <= i < height and 0 <= j < width:
+                out["image"][:, r, c] += image[:, i, j] * (1 - abs(y - i)) * (1 - abs(x - j))
+        i, j = int(np.floor(y + 0.5)), int(np.floor(x + 0.5))
+        if not (0 <= i < height and 0 <= j < width):
+            continue
+        for kind in targets:
+            out[kind][..., r, c] = targets[kind][..., i, j]
+        down, right = targets["offset"][:, i, j]
+        if down != from_raw.VOID:
+            out["offset"][:, r, c] = right * sine + down * cosine, sign * (right * cosine - down * sine)
+        right, down, ahead = targets["normal"][:, i, j]
+        out["normal"][:, r, c] = sign * (right * cosine - down * sine), right * sine + down * cosine, ahead
+    return out
+
+
+def test_a_turn_is_what_a_loop_over_pixels_gives():
+    draw, size = np.random.default_rng(0), (4, 21, 30)
+    maps = draw.integers(0, 4, size)
+    image = torch.from_numpy(draw.random((4, 3, *size[1:]), np.float32))
+    targets = {"label": torch.from_numpy(draw.integers(-1, 5, size)),
+               "depth": torch.from_numpy(draw.random((4, 1, *size[1:]), np.float32)),
+               "normal": torch.from_numpy(draw.normal(size=(4, 3, *size[1:])).astype(np.float32)),
+               "offset": torch.from_numpy(np.stack([from_raw.offsets(one) for one in maps])).permute(0, 3, 1, 2)}
+    drawn = torch.tensor([[0.0, 0], [0.15, 0], [-0.1, 1], [1.3, 1]])
+    found, its = apply(image, targets, drawn, way="rotate")
+    for k, (angle, mirrored) in enumerate(drawn.tolist()):
+        one = {kind: x[k].numpy() for kind, x in targets.items()}
+        expected = turned_by_hand(image[k].numpy(), one, angle, mirrored)
+        for kind, x in {"image": found, **its}.items():
+            np.testing.assert_allclose(x[k].numpy(), expected[kind], rtol=1e-4, atol=1e-4, err_msg=kind)
+    assert all(torch.equal(its[kind][0], targets[kind][0]) for kind in targets)
+    assert (its["label"][3] == -1).sum() > (targets["label"][3] == -1).sum() + 100       # corners
+
+
+def test_turned_offsets_are_those_of_the_turned_instances():
+    rows, columns = np.indices((60, 80))
+    maps = 1 * (np.hypot(rows - 20, (columns - 25) / 1.5) < 9) + 2 * (abs(rows - 40) + abs(columns - 55) < 12)
+    targets = {"label": torch.from_numpy(maps)[None],
+               "offset": torch.from_numpy(from_raw.offsets(maps)).permute(2, 0, 1)[None]}
+    for drawn in ((0.17, 0.0), (-0.17, 1.0)):
+        its = apply(torch.zeros(1, 3, 60, 80), targets, torch.tensor([drawn]), way="rotate")[1]
+        again = torch.from_numpy(from_raw.offsets(its["label"][0].clamp_min(0).numpy())).permute(2, 0, 1)
+        assert (its["label"] > 0).sum() > 500
+        torch.testing.assert_close(its["offset"][0], again, rtol=0, atol=0.75)         # a pixel's rounding
+
+
+def test_turns_are_drawn_evenly_from_both_sides_and_the_same_for_the_same_seed():
+    drawn = augment.draw("rotate", 0, 3000, HEIGHT, WIDTH)
+    assert torch.equal(drawn, augment.draw("rotate", 0, 3000, HEIGHT, WIDTH)) and drawn.shape == (3000, 2)
+    assert not torch.equal(drawn, augment.draw("rotate", 1, 3000, HEIGHT, WIDTH))
+    shares = torch.histc(drawn[:, 0].rad2deg(), 4, -10, 10)
+    assert shares.sum() == 3000 and shares.min() > 650 and 1400 < drawn[:, 1].sum() < 1600
 
 
 def by_hand():
@@ -95,9 +161,9 @@ def test_depth_alone():
 
 
 def test_draws_cover_scales_places_and_mirrors():
-    drawn = augment.draw(0, 3000, HEIGHT, WIDTH)
-    assert torch.equal(drawn, augment.draw(0, 3000, HEIGHT, WIDTH))
-    assert not torch.equal(drawn, augment.draw(1, 3000, HEIGHT, WIDTH))
+    drawn = augment.draw("crop", 0, 3000, HEIGHT, WIDTH)
+    assert torch.equal(drawn, augment.draw("crop", 0, 3000, HEIGHT, WIDTH))
+    assert not torch.equal(drawn, augment.draw("crop", 1, 3000, HEIGHT, WIDTH))
     scales, counts = drawn[:, 0].unique(return_counts=True)
     assert scales.tolist() == pytest.approx(augment.SCALES) and counts.min() > 900
     assert 1400 < drawn[:, 5].sum() < 1600
@@ -107,9 +173,10 @@ def test_draws_cover_scales_places_and_mirrors():
         assert (drawn[:, corner] == room)[room > 0].any() and (drawn[:, corner] == 0)[room > 0].any()
 
 
-def test_a_row_asks_for_it(copy):
+@pytest.mark.parametrize("way", ["crop", "rotate"])
+def test_a_row_asks_for_it(copy, way):
     before = open(folder_of("rooms", "segnet", "uniform", 0) / "curve.csv").read()
-    change(("width: 0.125", "width: 0.125, augment: crop"))
+    change(("width: 0.125", f"width: 0.125, augment: {way}"))
     curves = []
     for _ in range(2):
         run(train, "rooms", "baseline", "segnet", "uniform", "0")
@@ -124,7 +191,7 @@ def test_a_rows_switches_reach_it(copy, monkeypatch):
 
     def told(*arguments):
         image, targets = original(*arguments)
-        seen.append((arguments[4]["zoom_depth"], arguments[4]["crop_masks"], set(targets)))
+        seen.append((arguments[5]["zoom_depth"], arguments[5]["crop_masks"], set(targets)))
         return image, targets
     monkeypatch.setattr(augment, "apply", told)
     three = {"label", "depth", "normal"}

@@ -18,7 +18,8 @@ NYU, CITY, SEMANTIC = {"semantic": 13, "depth": 1, "normal": 3}, {"semantic": 7,
 layouts = pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 SEGNETS = ["segnet", "segnet-wide", "segnet-deep", "mtan"]
 segnets = pytest.mark.parametrize("name", SEGNETS)
-dense = pytest.mark.parametrize("name", [*SEGNETS, "resnet", "adamt"])
+dense = pytest.mark.parametrize("name", [*SEGNETS, "resnet", "adamt", "pspnet"])
+STAGES = {"pspnet": (8, 8), "adamt": (16, 1)}          # of how many pixels a side of "mid" and "last" is; else 32 and 1
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -73,14 +74,15 @@ def test_parts_count_as_released_and_widths_are_multiples_of_eight():
 @dense
 def test_output_follows_the_contract(name):
     model = build(name).train(name != "adamt")          # without its dropout
-    c = {"mid": 128 if name in ("segnet-wide", "adamt") else 64, "last": 16 if name in ("resnet", "adamt") else 8}
+    c = {"mid": 128 if name in ("segnet-wide", "adamt", "pspnet") else 64,
+         "last": {"resnet": 16, "adamt": 16, "pspnet": 256}.get(name, 8)}
     (predictions, features), alone = model(image()), model.features(image())
     assert {t: tuple(p.shape) for t, p in predictions.items()} == {t: (2, k, 32, 64) for t, k in NYU.items()}
     assert model.tap_channels == c and list(features) == list(alone) == list(NYU)
     for task, taps in features.items():
-        middle = (2, 4) if name == "adamt" else (1, 2)
-        assert [taps[tap].shape for tap in ("mid", "last")] == [(2, c["mid"], *middle), (2, c["last"], 32, 64)]
-        for tap, common in (("mid", name != "mtan"), ("last", name.startswith("segnet"))):
+        assert [taps[tap].shape for tap in ("mid", "last")] == [
+            (2, c[tap], 32 // n, 64 // n) for tap, n in zip(c, STAGES.get(name, (32, 1)), strict=True)]
+        for tap, common in (("mid", name != "mtan"), ("last", name.startswith(("segnet", "pspnet")))):
             assert taps[tap].any() and torch.equal(taps[tap], alone[task][tap])
             assert (taps[tap] >= 0).all() == ((name, tap) != ("adamt", "mid"))
             if task != "depth":
@@ -125,7 +127,7 @@ def test_last_shared_is_the_last_convolution_of_the_trunk(name):
     model = build(name)
     called = calls(model.encoder, model.decoder)
     model.features(image())
-    assert model.last_shared() is called[-1] and called[-1].shape == (8, 8, 3, 3)
+    assert model.last_shared() == [called[-1]] and called[-1].shape == (8, 8, 3, 3)
     assert len(called) == (52 if name == "segnet-deep" else 26)
 
 
@@ -208,11 +210,14 @@ def test_adaptor_is_its_last_map_after_what_precedes_it(kind, pair):
 @dense
 @pytest.mark.parametrize("size", [(48, 64), (33, 71)], ids=str)
 def test_any_size_from_32_on_goes_through(name, size):
+    sides = build(name).sides
+    size = tuple(n // sides * sides for n in size)
     predictions, features = build(name, size=size)(image(2, 3, *size))
-    parts = {"resnet": lambda n: math.ceil(n / 32), "adamt": lambda n: n // 16}.get(name, lambda n: n // 32)
+    middle, last = STAGES.get(name, (32, 1))
     for task, prediction in predictions.items():
-        assert prediction.shape[2:] == size and features[task]["last"].shape[2:] == size
-        assert features[task]["mid"].shape[2:] == (parts(size[0]), parts(size[1]))
+        assert prediction.shape[2:] == size and features[task]["last"].shape[2:] == tuple(n // last for n in size)
+        assert features[task]["mid"].shape[2:] == tuple(
+            math.ceil(n / middle) if name == "resnet" else n // middle for n in size)
 
 
 @dense
@@ -228,7 +233,7 @@ def test_predictions_are_float32_under_autocast(name, layout):
 
 
 @pytest.mark.parametrize("call, sentence", [
-    (lambda: models.load("resnet9", heads(NYU)), "`resnet9` .* Those that exist: adamt, lenet, mtan, resnet, segnet"),
+    (lambda: models.load("resnet9", heads(NYU)), "`resnet9` .* Those that exist: adamt, lenet, mtan, pspnet, resnet"),
     (lambda: models.load("resnet", {}), r"one or more. Found \{\}"),
     (lambda: models.load("segnet", heads(NYU), 0), "Found `width = 0`"),
     (lambda: models.load("segnet", heads(NYU), type="tall"), "standard, wide, deep. Found `type = tall`"),

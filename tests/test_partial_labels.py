@@ -113,7 +113,7 @@ def test_means_are_over_the_steps_that_say_something():
 
 class Images:
     """Images of 12 x 12 with so many pixels of depth each, from the top left corner on."""
-    size = (12, 12)
+    size, stride = (12, 12), 1
 
     def __init__(self, *pixels):
         self.depth = torch.stack([(torch.arange(144) < count).float().view(1, 12, 12) for count in pixels])
@@ -144,6 +144,9 @@ def test_a_cut_that_takes_the_last_label_is_seen():
     assert labels.of([2, 0], {}) is None                               # not looked at
     lost = {"depth": torch.zeros(2, 1, 12, 12)}
     assert labels.of([1, 0], lost) == () and labels.of([1, 0], images.batch([1, 0])[1]) is None
+    images.stride = 2
+    for row_of, target in ((row("crop"), lost), (row("rotate"), lost)):
+        assert Labels(images, row_of).of([2, 2], target) == () and Labels(images, row("none")).of([2], {}) is None
 
 
 def test_normals_averaged_over_valid_depth_need_both():

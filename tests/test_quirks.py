@@ -15,7 +15,7 @@ from pipeline.runtime import weights
 from pipeline.teachers import networks, sources
 
 CPU = torch.device("cpu")
-STEP = {"lr": 1e-4, "schedule": "step", "step_every": 100, "step_factor": 0.5, "epochs": 200}
+STEP = {"lr": 1e-4, "schedule": "step", "step_every": 100, "step_factor": 0.5, "step_from": None, "epochs": 200}
 
 
 def quirk(name):

@@ -111,7 +111,7 @@ def test_last_shared_is_the_last_3x3_convolution_of_the_encoder(encoder, before_
         if isinstance(part, torch.nn.Conv2d):
             part.register_forward_hook(lambda part, *_: called.append(part.weight))
     model.features(image())
-    assert model.last_shared() is called[-before_the_end] and called[-before_the_end].shape == (64, 64, 3, 3)
+    assert model.last_shared() == [called[-before_the_end]] and called[-before_the_end].shape == (64, 64, 3, 3)
 
 
 def test_images_are_normalised_as_asked():
@@ -170,7 +170,7 @@ def test_failed_download_is_said_and_nothing_else_taken(tmp_path, monkeypatch):
     (lambda: build(encoder=35), "18, 34, 50, 101, 152. Found `encoder = 35`"),
     (lambda: build(pretrained=True, encoder=20), "Found `encoder = 20`"),
     (lambda: build(pretrained=True, width=0.5), "Found `width = 0.5`"),
-    (lambda: build(normalise="mean"), "imagenet, none. Found `normalise = mean`"),
+    (lambda: build(normalise="mean"), "imagenet, none, bgr. Found `normalise = mean`"),
     (lambda: build()(image(2, 31, 64)), r"at least 32. Found \(2, 3, 31, 64\)"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_refused_with_its_value(call, sentence):

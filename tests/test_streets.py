@@ -5,6 +5,7 @@ import pytest
 
 from pipeline.data import raycast, streets
 from pipeline.runtime.errors import UserError
+from pipeline.tasks import from_raw
 
 OPTIONS = {"seed": 7, "noise": 0.03, "holes": 0.15, "classes": 19}
 SIZE, N = (64, 128), 48
@@ -31,7 +32,7 @@ def test_sample_keeps_the_contract(size):
     s = sample(3, size)
     assert {name: (a.shape, a.dtype.name) for name, a in s.items()} == {
         "image": ((*size, 3), "float32"), "label": (size, "int8"), "depth": (size, "float32"),
-        "instance": (size, "int16")}
+        "instance": (size, "int16"), "offset": ((*size, 2), "float32"), "disparity": (size, "float32")}
     assert s["image"].min() >= 0 and s["image"].max() <= 1 and s["image"].std() > 0.05
     assert -1 <= s["label"].min() and s["label"].max() < 19
 
@@ -143,6 +144,30 @@ def test_instances_are_of_one_class_and_only_of_things(many):
         counts.append(len(present))
         assert all(len(np.unique(label[instance == one])) == 1 for one in present)
     assert 5 < np.mean(counts) < 40
+
+
+def test_instances_hide_one_another_and_are_cut_by_the_border(many):
+    """Of one class there are several in an image, some side by side; some are in two parts; some end at the border."""
+    beside = split = cut = several = 0
+    for label, instance in zip(many["label"], many["instance"], strict=True):
+        left, right = instance[:, :-1], instance[:, 1:]
+        beside += ((left != right) & (left > 0) & (right > 0) & (label[:, :-1] == label[:, 1:])).any()
+        cut += (instance[:, [0, -1]] > 0).any()
+        several += max(len(np.unique(instance[label == one])) for one in (streets.PERSON, streets.PERSON + 2)) > 2
+        for one in np.unique(instance[instance > 0]):
+            columns = (instance == one).any(0)
+            split += np.diff(columns.astype(int)).clip(0).sum() + columns[0] > 1
+    assert min(beside, cut, several, split) > N / 4, (beside, cut, several, split)
+
+
+def test_offsets_are_in_pixels_of_an_image_2048_wide_and_disparity_in_the_papers_unit(many):
+    for instance, offset in zip(many["instance"][:8], many["offset"], strict=False):
+        assert ((offset == from_raw.VOID).all(-1) == (instance == 0)).all()
+        for one in np.unique(instance[instance > 0]):
+            places = np.argwhere(instance == one)
+            np.testing.assert_allclose(offset[instance == one], 16 * (places - places.mean(0)), atol=1e-2)
+    p = np.rint(many["depth"].astype(float) * 65535)
+    np.testing.assert_allclose(many["disparity"], p / 2729.0680031169923, rtol=1e-6)
 
 
 def test_colour_alone_does_not_give_the_class_away(many):

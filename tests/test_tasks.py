@@ -239,7 +239,8 @@ def test_normals_of_zero_length_stay_finite():
 def test_what_tables_and_checks_know_of_tasks_needs_no_torch():
     code = "import pipeline.config.params, pipeline.data, pipeline.table, sys; print('torch' in sys.modules)"
     assert command(code=code).stdout == "False\n"
-    assert sorted(facts(task).target for task in names()) == ["characters", "depth", "digits", "label", "normal"]
+    assert sorted(facts(task).target for task in names()) == ["characters", "depth", "digits", "disparity", "label",
+                                                              "normal", "offset"]
 
 
 def test_a_kind_and_a_metric_are_one_tasks_own(monkeypatch):

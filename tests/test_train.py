@@ -135,9 +135,22 @@ def test_onecycle_equals_torch(batches):
 
 def test_step_schedule_is_the_papers():
     """method/kd4mtl.md section 10.8, intended: 1e-4 for epochs 0..99, 5e-5 for 100..199."""
-    training = {"lr": 1e-4, "schedule": "step", "step_every": 100, "step_factor": 0.5}
+    training = {"lr": 1e-4, "schedule": "step", "step_every": 100, "step_factor": 0.5, "step_from": None}
     rates = [learning_rate(training, number, 0, 397) for number in range(200)]
     assert rates == [1e-4] * 100 + [5e-5] * 100
+
+
+def test_steps_begin_with_an_epoch():
+    """method/aligned_mtl.md section 2.1: times 0.7 after epochs 42, 45, ..., 57 of 60; finally 1.176e-5."""
+    training = {"lr": 1e-4, "schedule": "step", "step_every": 3, "step_factor": 0.7, "step_from": 40}
+    rates, expected, rate = [learning_rate(training, number, 0, 371) for number in range(60)], [], 1e-4
+    for finished in range(60):
+        rate *= 0.7 if finished >= 40 and finished % 3 == 0 else 1
+        expected.append(rate)
+    assert rates == pytest.approx(expected, rel=1e-12) and rates[41:43] == [1e-4, 1e-4 * 0.7]
+    assert rates[-1] == pytest.approx(1.176e-5, rel=1e-3)
+    at_once = [learning_rate(training | {"step_from": begin}, 42, 0, 371) for begin in (42, 43)]
+    assert at_once == [1e-4 * 0.7, 1e-4]
 
 
 def test_students_and_baselines_start_from_the_same_weights(copy):

@@ -4,7 +4,7 @@ The loop calls `backward` once a step and knows no method; that computes the sma
 whole batch where several processes share it:
 
     losses     nothing more: one backward pass of the weighted sum
-    layer      Gramian on the last shared layer's weight, or on `layers`, T passes as far as that; then as `losses`
+    layer      Gramian on the last shared layer, or on `layers`, T passes as far as that; then as `losses`
     features   Gramian on the last shared features, T passes through the heads and one through the rest
     gramian    Gramian on the shared parameters, a backward pass a task
 
@@ -94,7 +94,7 @@ class Balancer:
         return gradients
 
     def layers(self, model):
-        """Of each task, the weight that its gradient is looked at, where the method needs `layer`."""
+        """Of each task, the parameters that its gradient is looked at, where the method needs `layer`."""
         return [model.last_shared()] * len(self.tasks)
 
     def gramian_of(self, gradients):
@@ -255,7 +255,7 @@ def by_losses(balancer, model, losses, values, terms, extra_parameters, features
 
 
 def by_layer(balancer, model, losses, values, terms, extra_parameters, features):
-    gradients = [distributed.totals(torch.autograd.grad(loss, [layer], retain_graph=True))
+    gradients = [distributed.totals(torch.autograd.grad(loss, layer, retain_graph=True))
                  for loss, layer in zip(losses, balancer.layers(model), strict=True)]
     gramian = balancer.gramian_of(gradients)
     weights = balancer.applied(values, gramian)

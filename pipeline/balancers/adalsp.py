@@ -14,7 +14,7 @@ class Balancer(balancers.Balancer):
     needs = "layer"
 
     def layers(self, model):
-        return [model.first_own(task) for task in self.tasks]
+        return [[model.first_own(task)] for task in self.tasks]
 
     def gramian_of(self, gradients):
         return torch.stack([found.double().abs().mean().square() for (found,) in gradients]).diag()

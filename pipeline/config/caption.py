@@ -37,6 +37,7 @@ def told_data(chosen, paper=None):
     options = resolved(reader.Options, options, "").model_dump()
     images = chosen.protocol_in_force.data
     size = f"{count(images.train)} training and {count(images.test)} test images of {images.height}x{images.width}"
+    size += f", targets of every {images.target_stride}th pixel" if images.target_stride > 1 else ""
     title, stands_for = readers.title(chosen.data), getattr(reader, "STANDS_FOR", None)
     if stands_for:
         return f"Data: {title} (`{chosen.data}`), {size}; not {stands_for}, so the paper's numbers are not shown."
@@ -64,8 +65,10 @@ def protocol(chosen, paper, models):
 def trained(model, training, chosen):
     """What differs from the defaults in how a network is trained and built."""
     words = [f"{key} {value}" for key, value in training.model_dump(
-        include={"beta2", "precision", "augment"}, exclude_defaults=True).items()]
-    words += [f"{key} {value}" for key, value in (chosen.architectures.get(model) or {}).items()]
+        include={"beta2", "step_from", "precision", "augment"}, exclude_defaults=True).items()]
+    words += [f"{key} {value}" for key, value in (chosen.architectures.get(model) or {}).items() if key != "pretrained"]
+    begun = checks.architecture(chosen, model).get("pretrained")
+    words += [] if begun is None else ["first weights ImageNet's" if begun else "first weights random"]
     return f" ({', '.join(words)})" if words else ""
 
 

@@ -36,10 +36,14 @@ def reader(chosen):
     one_of(chosen.data, "data", chosen.datasets)
     if not chosen.teacher.rows:
         raise ValueError("`teacher.rows` is empty; it names the suite's tasks, a single-task network each")
+    own = readers.reader(chosen.data)
+    options = resolved(own.Options, chosen.datasets[chosen.data], "").model_dump()
+    lacks = own.lacks(options) if hasattr(own, "lacks") else {}
     for task in chosen.teacher.rows:
-        if task not in readers.reader(chosen.data).TASKS:
-            raise ValueError(f"`teacher.rows` has {task!r}, but `data: {chosen.data}` has "
-                             f"{', '.join(readers.reader(chosen.data).TASKS)}")
+        if task not in own.TASKS:
+            raise ValueError(f"`teacher.rows` has {task!r}, but `data: {chosen.data}` has {', '.join(own.TASKS)}")
+        if task in lacks:
+            raise ValueError(f"`teacher.rows` has {task!r}, which `data: {chosen.data}` has only with {lacks[task]}")
 
 
 def flat(task):
@@ -66,7 +70,8 @@ def architecture(chosen, model):
     options = declared.options(f"models.{model}", "Model", from_data)
     own = resolved(options, chosen.architectures.get(model), f"architectures.{model}").model_dump()
     protocol = chosen.protocol_in_force
-    given = {"size": [protocol.data.height, protocol.data.width], "batch": protocol.train[model].batch}
+    given = {"size": [protocol.data.height, protocol.data.width], "batch": protocol.train[model].batch,
+             "target_stride": protocol.data.target_stride}
     return own | {key: given[key] for key in from_data}
 
 
@@ -110,11 +115,17 @@ def protocols(chosen):
 
 
 def images(chosen, model, where):
-    protocol = chosen.protocol_in_force
+    protocol, own = chosen.protocol_in_force, declared.constants(f"models.{model}")
     for side in ("height", "width"):
         if getattr(protocol.data, side) < fact(model, "SMALLEST"):
             raise ValueError(f"`{where}.data.{side}` is {getattr(protocol.data, side)}; {model} takes images of "
                              f"{fact(model, 'SMALLEST')} pixels a side or more")
+        if getattr(protocol.data, side) % (sides := own.get("SIDES", 1)):
+            raise ValueError(f"`{where}.data.{side}` is {getattr(protocol.data, side)}; {model} takes images whose "
+                             f"sides {sides} divides")
+    if protocol.data.target_stride not in (strides := own.get("TARGET_STRIDES", (1,))):
+        raise ValueError(f"`{where}.data.target_stride` is {protocol.data.target_stride}; {model} predicts one pixel "
+                         f"of {' or '.join(map(str, strides))} a side")
     if is_flat(chosen) and protocol.train[model].batch % len(chosen.tasks):
         raise ValueError(f"`{where}.train.{model}.batch` is {protocol.train[model].batch}; an equal share of a batch "
                          f"is of each of {', '.join(chosen.tasks)}, so {len(chosen.tasks)} should divide it")
@@ -123,7 +134,7 @@ def images(chosen, model, where):
 
 
 def not_augmented(key, chosen):
-    return (f"`{key}` scales, cuts and mirrors, which makes other {' and '.join(chosen.tasks)} of those that are "
+    return (f"`{key}` scales, cuts, turns or mirrors, which makes other {' and '.join(chosen.tasks)} of those that are "
             "there; set it to none")
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.config.schema import AdaptorTraining, SomeSwitches
+from pipeline.config.schema import AdaptorTraining, Augment, SomeSwitches
 from pipeline.options.types import Name, NonNegative, Section, once
 
 
@@ -12,7 +12,7 @@ class Balanced(Section):
     title: str
     balancer: Name
     options: dict[Name, Any] = {}          # of the balancer; its class has them, with their defaults
-    augment: Literal["none", "crop"] | None = None         # else the protocol's
+    augment: Augment | None = None         # else the protocol's
     switches: SomeSwitches = SomeSwitches()
 
 

@@ -64,8 +64,9 @@ def data(chosen):
 
 
 def prepare(chosen):
-    known = readers.reader(chosen.data).TASKS
-    kinds = {facts.target: list(facts.behind) for facts in map(tasks.facts, known)}
+    read = {kind for facts in map(tasks.facts, chosen.tasks) for kind in (facts.target, *facts.reads)}
+    kinds = {kind: list(facts.behind) for kind, facts in tasks.of_kinds(readers.reader(chosen.data).KINDS).items()
+             if kind in read}
     row = {"suite": chosen.suite, "protocol": chosen.protocol, "data": data(chosen), "targets": kinds}
     if chosen.search:
         row["held_out"] = {"of": f"out/{chosen.searches[0]}/data", "share": chosen.search.hold_out,

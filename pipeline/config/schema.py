@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from pipeline.options.types import Batch, BelowOne, Count, Name, Natural, NonNegative, Positive, Section, Share, once
 
+Augment = Literal["none", "crop", "rotate"]             # but for none ways of `pipeline.data.augment`
 Rule = Literal["last", "last10", "median20", "train_loss", "best_test"]
 Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)]
 TRIAL = re.compile(r"\d+(\.\d+)?(-\d+(\.\d+)?)*")
@@ -25,6 +26,7 @@ class Images(Section):
     width: Count
     train: Count | dict[Name, Count | None] | None
     test: Count | dict[Name, Count | None] | None
+    target_stride: Count = 1                             # 8: a target for every eighth pixel of a row and of a column
 
 
 class Training(Section):
@@ -35,9 +37,10 @@ class Training(Section):
     schedule: Literal["constant", "step", "onecycle"]
     step_every: Count | None = None
     step_factor: Annotated[float, Field(gt=0, le=1)] | None = None
+    step_from: Count | None = None                       # no step after an epoch before this one; null: from the first
     width: Annotated[float, Field(gt=0, le=4)]
     precision: Literal["float32", "bfloat16"] = "float32"
-    augment: Literal["none", "crop"] = "none"
+    augment: Augment = "none"
 
     @model_validator(mode="after")
     def step_is_told(self):
@@ -45,6 +48,9 @@ class Training(Section):
             raise ValueError("`schedule: step` and the keys `step_every` and `step_factor` go together, "
                              f"found schedule {self.schedule!r}, step_every {self.step_every}, "
                              f"step_factor {self.step_factor}")
+        if self.schedule != "step" and self.step_from is not None:
+            raise ValueError(f"`step_from` is {self.step_from}, but schedule {self.schedule!r} has no steps; set it to "
+                             "null")
         return self
 
 

@@ -3,11 +3,13 @@ r"""Cityscapes, as MTAN's folders or as its own: 19 or 7 classes, inverse depth 
     mtan      ROOT/{train,val}/{image,label_7,label_19,depth}/{i}.npy      i = 0 .. N-1, not zero-padded
     original  ROOT/leftImg8bit/{train,val}/CITY/CITY_SEQ_FRAME_leftImg8bit.png          8-bit RGB
               ROOT/gtFine/{train,val}/CITY/CITY_SEQ_FRAME_gtFine_labelIds.png           8-bit grey, ids 0..33
+              ROOT/gtFine/{train,val}/CITY/CITY_SEQ_FRAME_gtFine_instanceIds.png        16-bit grey, for `instances`
               ROOT/disparity/{train,val}/CITY/CITY_SEQ_FRAME_disparity.png              16-bit grey, 0 invalid
 
 Both hold 2975 and 500 images; "val" is called "test" here. Of label_7 and label_19 only the one in use has to be there.
 A disparity of d pixels (of an image 2048 wide, d = 0.209 m * 2262.5 / metres) is stored as p = 256 * d + 1. The depth
 that is given is p / 65535, as in MTAN's files, at every size the same; sky and far things are p near 1, tiny but valid.
+An instance's id is 1000 times its label id plus a number, a crowd's its label id; what has neither is no instance.
 XTasC-Net (arXiv:2111.14122) has (p - 1) / 65536, cut at 0.4922, just above 126 pixels, and the image nearest: of
 1024x2048 at 128x256, row 8r + 4 and column 8c + 4 of all three files. A p of 1 becomes 0 there, which here is invalid.
 70 ms from 1024x2048 PNGs (a rendered street) to 128x256, one thread of a busy 2-core Xeon, 2026-11-21, by
@@ -28,9 +30,10 @@ from pipeline.data import files
 from pipeline.options.mistakes import resolved
 from pipeline.options.types import Section
 from pipeline.runtime.errors import UserError
+from pipeline.tasks import from_raw
 
 INVERSE_DEPTH = True
-KINDS = {"image": np.uint8, "label": np.int8, "depth": np.float32}
+KINDS = {"image": np.uint8, "label": np.int8, "depth": np.float32, "offset": np.float32, "disparity": np.float32}
 TRAIN_CLASSES = ("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation",
                  "terrain", "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
 CATEGORIES = ("flat", "construction", "object", "nature", "sky", "human", "vehicle")
@@ -39,14 +42,16 @@ CATEGORY = np.repeat(np.arange(7, dtype=np.int8), (2, 3, 3, 2, 1, 2, 6))        
 # caravan and trailer, which the categories take in.
 TRAIN_ID = np.full(34, -1, np.int8)
 TRAIN_ID[[7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]] = range(19)
+INSTANCES = np.arange(34) >= 24         # label ids that have them
 CATEGORY_OF_ID = np.repeat(np.arange(-1, 7, dtype=np.int8), (7, 4, 6, 4, 2, 1, 2, 8))
 
-TITLE, TASKS = "Cityscapes", ("semantic", "depth")
+TITLE, TASKS = "Cityscapes", ("semantic", "depth", "instance", "disparity")
 FOLDERS = {"train": "train", "test": "val"}
 PNGS = {  # kind: folder, end of the name, bits, PNG colour type (0 grey, 2 RGB)
     "image": ("leftImg8bit", "_leftImg8bit.png", 8, 2),
     "label": ("gtFine", "_gtFine_labelIds.png", 8, 0),
     "depth": ("disparity", "_disparity.png", 16, 0),
+    "offset": ("gtFine", "_gtFine_instanceIds.png", 16, 0),
 }
 LOOKED_AT = 8            # labels whose values `check` looks at, at most
 MOST = 0.4922            # of (p-1)/65536
@@ -60,6 +65,7 @@ class Options(Section):
     seven: Literal["categories", "train_ids"] = "categories"
     disparity: Literal["p/65535", "(p-1)/65536"] = "p/65535"
     image: Literal["bilinear", "nearest"] = "bilinear"
+    instances: bool = False
 
 
 def called(options):
@@ -74,9 +80,14 @@ def described(options):
     return made + ("; image nearest" if options["image"] == "nearest" else "")
 
 
+def lacks(options):
+    """{task that these options leave out: what gives it}."""
+    return {} if options["instances"] else {"instance": "`datasets.cityscapes.instances: true` and the original tree"}
+
+
 def comparable(options):
     """Tasks whose printed numbers may stand beside ours: the papers have 7 classes."""
-    return TASKS if options["classes"] == 7 else ()
+    return ("semantic", "depth") if options["classes"] == 7 else ()
 
 
 def classes(options):
@@ -122,13 +133,25 @@ def read(split, name, size, options):
     """One sample at size (H, W): image bilinear over all stored pixels or, by `image`, nearest as label and depth are.
 
     image (H, W, 3) float32 in [0, 1]; label (H, W) int8, index into `classes(options)`, -1 void; depth (H, W) float32,
-    inverse depth, 0 invalid.
+    inverse depth, 0 invalid; disparity (H, W) float32, p / 2729.07, 0 invalid; with `instances` offset (H, W, 2)
+    float32, rows and columns from the middle of the instance in stored pixels, `from_raw.VOID` where there is none.
     """
     options, size = _checked(options), tuple(size)
     files.check_ratio(_path(split, "image", name, options), _stored_size(split, name, options), size)
     values = _from_npy if options["layout"] == "mtan" else _from_png
-    return {kind: files.resized(kind, values(kind, _path(split, kind, name, options), options), size, options["image"])
-            for kind in KINDS}
+    found = {kind: files.resized(kind, values(kind, _path(split, kind, name, options), options), size, options["image"])
+             for kind in _files(options)}
+    p = found["depth"] * np.float32(65535) if options["layout"] == "mtan" else found["depth"]
+    if options["disparity"] == "(p-1)/65536":
+        found["depth"] = ((p - 1) / np.float32(65536)).clip(0, MOST)
+    elif options["layout"] == "original":
+        found["depth"] = p / np.float32(65535)
+    return found | {"disparity": from_raw.disparity(p)}
+
+
+def _files(options):
+    """The kinds that have files of their own."""
+    return [kind for kind in PNGS if kind != "offset" or options["instances"]]
 
 
 def _checked(options):
@@ -148,6 +171,9 @@ def _checked(options):
     if (options["layout"], options["disparity"]) == ("mtan", "(p-1)/65536"):
         raise UserError(f"`datasets.cityscapes.disparity` is '(p-1)/65536' but MTAN's arrays in {root} hold p/65535 as "
                       "they are: set p/65535, or the original layout")
+    if options["layout"] == "mtan" and options["instances"]:
+        raise UserError(f"`datasets.cityscapes.instances` is true but MTAN's arrays in {root} hold none: set it to "
+                        "false, or `root` to the original tree")
     return options
 
 
@@ -167,14 +193,15 @@ def _path(split, kind, name, options):
 
 def _numbered(split, options):
     """Numbers of MTAN's files."""
-    kinds = [_kind_folder(kind, options) for kind in KINDS]
+    kinds = [_kind_folder(kind, options) for kind in _files(options)]
     return range(files.numbered(os.path.join(options["root"], FOLDERS[split]), kinds))
 
 
 def _named(split, options):
-    """CITY/CITY_SEQ_FRAME of every image, after making sure that its label and disparity are there."""
+    """CITY/CITY_SEQ_FRAME of every image, after making sure that its other files are there."""
     found = {}
-    for kind, (folder, ending, *_) in PNGS.items():
+    for kind in _files(options):
+        folder, ending, *_ = PNGS[kind]
         base = f"{options['root']}/{folder}/{FOLDERS[split]}"
         found[kind] = {f"{city}/{entry.removesuffix(ending)}"
                        for city in files.listed(base) if os.path.isdir(f"{base}/{city}")
@@ -183,18 +210,18 @@ def _named(split, options):
         if not found[kind]:
             raise UserError(f"the folder {base} holds no files CITY/CITY_SEQ_FRAME{ending}: unpack Cityscapes' "
                           f"{folder} there again")
-    for kind in ("label", "depth"):
-        lacking = sorted(found["image"] - found[kind])
+    for kind, names in found.items():
+        lacking = sorted(found["image"] - names)
         if lacking:
             raise UserError(f"{_path(split, kind, lacking[0], options)} is missing although its image is there, and so "
-                          f"are {len(lacking) - 1} more: every image needs its label and disparity, unpack them again")
+                            f"are {len(lacking) - 1} more: every image needs its own, unpack {PNGS[kind][0]} again")
     return sorted(found["image"])
 
 
 def _stored_size(split, name, options):
-    """(H, W) that the headers of one image's three files agree on."""
+    """(H, W) that the headers of one image's files agree on."""
     header = _npy_header if options["layout"] == "mtan" else _png_header
-    return files.one_size({(path := _path(split, kind, name, options)): header(kind, path) for kind in KINDS})
+    return files.one_size({(path := _path(split, kind, name, options)): header(kind, path) for kind in _files(options)})
 
 
 def _png_header(kind, path):
@@ -251,19 +278,27 @@ def _png(path):
 
 
 def _from_png(kind, path, options):
-    """One PNG, its values checked, in the dtype and unit of the sample."""
+    """One PNG, its values checked, in the dtype and unit of the sample, of depth as stored."""
     stored = _png(path)
     if kind == "image":
         return stored / np.float32(255)
     if kind == "depth":
-        p = stored.astype(np.float32)
-        if options["disparity"] == "p/65535":
-            return p / np.float32(65535)
-        return ((p - 1) / np.float32(65536)).clip(0, MOST)
+        return stored.astype(np.float32)
+    if kind == "offset":
+        return from_raw.offsets(_instances(path, stored))
     files.refuse(path, stored, stored >= len(TRAIN_ID),
                  f"label ids are 0..{len(TRAIN_ID) - 1}: take gtFine's labelIds, not trainIds, colours or instanceIds")
     by_id = options["classes"] == 7 and options["seven"] == "categories"
     return CATEGORY_OF_ID[stored] if by_id else _folded(TRAIN_ID[stored], options)
+
+
+def _instances(path, ids):
+    """The ids of instances, 0 elsewhere."""
+    label = np.where(ids < 1000, ids, ids // 1000)
+    known = label < len(TRAIN_ID)
+    files.refuse(path, ids, ~known | (ids >= 1000) & ~INSTANCES[label * known],
+                 "instance ids are label ids 0..33, or 1000 times one of 24..33 plus a number: unpack gtFine again")
+    return np.where(INSTANCES[label] & (TRAIN_ID[label] >= 0), ids, 0)
 
 
 def _folded(label, options):

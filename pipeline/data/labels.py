@@ -23,8 +23,10 @@ class Labels:
                 raise UserError(f"none of the {len(split)} training images of {row['data']['folder']} has a label of "
                                 f"{task}; leave {task} out of `teacher.rows`, the list of tasks, or prepare data that "
                                 "has it")
-        scale = max(augment.SCALES) if row["train"]["augment"] != "none" else 1.0
-        self.cut = pixels - math.prod(int(side // scale) for side in split.size)      # what a cut may take, at most
+        kept = {"none": pixels, "rotate": 0, "crop": 0}        # pixels of an image that are surely in its cut
+        if split.stride == 1:                                  # of a thinned target any may be missed
+            kept["crop"] = math.prod(int(side // max(augment.SCALES)) for side in split.size)
+        self.cut = pixels - kept[row["train"]["augment"]]
         self.everywhere = bool((self.counts > self.cut).all())
 
     def of(self, batch, targets):

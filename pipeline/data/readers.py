@@ -4,6 +4,7 @@ Beside what `pipeline/data/__init__.py` asks of it, a reader may state
 
     TITLE, STANDS_FOR          what tables call it (else its file's name), and the real set that it stands for
     TASKS                      the tasks that it has targets for
+    lacks(options)             {task of those that its options leave out: the option that gives it}
     class Options(Section)     its section of `datasets` in params.yaml
     called(options), described(options)      what stands above a table for its title, and behind the numbers of images
     comparable(options)        the tasks whose printed numbers may stand beside ours; none where it says nothing

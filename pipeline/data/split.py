@@ -18,7 +18,8 @@ class Split:
     """One split on the device: `split.batch(index)` -> (image, targets) for a list of positions.
 
     image (B, 3, H, W) float32, channels last, in [0, 1], or normalised by its domain's moments; targets {kind: as
-    `formed` has it} of the tasks `names` and of what their losses read, or of all tasks that the data set has. `ids`
+    `formed` has it} of the tasks `names` and of what their losses read, or of all tasks that the data set has, each
+    thinned by the suite's `target_stride`, which `whole_batch` leaves to whoever augments them. `ids`
     are the images' names, in the arrays' order; `classes` {task: names}; `domains` {task: range of positions} where
     each image is labelled for one task only, else empty; `inverse_depth`: depth is that. What does not fit in half of
     a GPU's free memory stays on the host; `prefetch(index)` then sends the next batch ahead.
@@ -28,7 +29,7 @@ class Split:
         manifest = data.load_manifest(folder)
         self.ids, self.classes, self.size = manifest["ids"][name], manifest["classes"], manifest["size"]
         self.domains = {task: range(*ends) for task, ends in manifest["domains"].get(name, {}).items()}
-        self.inverse_depth, self.device = manifest["inverse_depth"], device
+        self.inverse_depth, self.stride, self.device = manifest["inverse_depth"], manifest["target_stride"], device
         kinds = tasks.of_kinds(manifest["stored"])
         if names is not None:
             read = {kind for own in map(tasks.facts, names) for kind in (own.target, *own.reads)}
@@ -52,6 +53,17 @@ class Split:
             self.ahead.prefetch(tuple(index))
 
     def batch(self, index):
+        image, targets = self.whole_batch(index)
+        return image, self.thinned(targets)
+
+    def thinned(self, targets):
+        """Of each square of `target_stride` pixels a side the one right below its middle: {kind: (B, ..., h, w)}."""
+        if self.stride == 1:
+            return targets
+        return {kind: target[..., self.stride // 2::self.stride, self.stride // 2::self.stride]
+                for kind, target in targets.items()}
+
+    def whole_batch(self, index):
         if self.resident:
             places = positions(index, self.device)
             raw = [array[places] for array in self.arrays.values()]

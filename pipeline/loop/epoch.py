@@ -59,17 +59,19 @@ def batches(run, epoch):
     training, switches = run.training, run.row["switches"]
     whole = order.epoch_of(run.train, run.row, epoch)
     rank_batches = [distributed.share(batch) for batch in whole]
-    if training["augment"] != "none":
-        drawn = augment.draw(order.epoch_seed(run.row["seed"], epoch), len(run.train), *run.train.size).to(run.device)
+    if (way := training["augment"]) != "none":
+        drawn = augment.draw(way, order.epoch_seed(run.row["seed"], epoch), len(run.train), *run.train.size)
+        drawn = drawn.to(run.device)
     run.train.prefetch(rank_batches[0])
     run.objective.prefetch(rank_batches[0])
     for batch, index, following in zip(whole, rank_batches, [*rank_batches[1:], None], strict=True):
-        image, targets = run.train.batch(index)
+        image, targets = run.train.whole_batch(index)
         if following:
             run.train.prefetch(following)
-        if training["augment"] != "none":
-            image, targets = augment.apply(image, targets, drawn[positions(index, run.device)], run.tasks,
+        if way != "none":
+            image, targets = augment.apply(way, image, targets, drawn[positions(index, run.device)], run.tasks,
                                            switches | {"inverse_depth": run.train.inverse_depth})
+        targets = run.train.thinned(targets)
         yield Batch(index, following, image, targets, len(index) / len(batch), run.labels.of(batch, targets))
 
 

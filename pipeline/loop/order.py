@@ -56,7 +56,7 @@ def check_alone(train, row, model):
     """`UserError` where the network cannot train on one image: batch norm has nothing to average over at 1x1."""
     with torch.random.fork_rng(), torch.no_grad():
         try:
-            copy.deepcopy(model).train().features(train.batch([0])[0])
+            copy.deepcopy(model).train()(train.batch([0])[0])
         except ValueError as mistake:
             raise UserError(f"a batch of 1 image is too small for {row['model']} at {train.size[0]}x{train.size[1]} "
                             f"({mistake}); raise `batch` of the protocol in force, or set `switches.drop_last: true` "

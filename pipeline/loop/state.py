@@ -90,7 +90,9 @@ class Run:
         return sum(p.numel() for p in self.model.parameters())
 
     def describe(self):
-        return (f"{self.title}: {self.parameters():,} parameters, {device.describe(self.device)}, {self.way}, "
+        begun = "" if (kept := self.row["architecture"].get("pretrained")) is None else (
+            " from ImageNet's weights" if kept else " from random weights")
+        return (f"{self.title}: {self.parameters():,} parameters{begun}, {device.describe(self.device)}, {self.way}, "
                 f"kernels {kernels.dispatch.describe(self.device)}; {self.images} images an epoch; "
                 f"{self.objective.describe()}")
 

@@ -11,7 +11,8 @@ At its top stand plain facts, literal constants that are read without importing 
     COLOUR     of its line in a figure
 
 Its class `Task` is a `pipeline.tasks.base.Task`, which says what the methods are; `load` imports it by the task's name,
-so that a run imports the files of its own tasks alone. `classes`, `counts` and `tally` are what several tasks share.
+so that a run imports the files of its own tasks alone. `classes`,
+`regression`, `counts` and `tally` are what several tasks share, `from_raw` what readers make targets by.
 
 Sources: KD4MTL (Li & Bilen 2020, arXiv 2007.06889), Table 2 and the released code; section and quirk numbers are those
 of our specification of it. B C H W = images, channels, height, width. Targets are as `pipeline.data.split` forms them:

@@ -16,6 +16,12 @@ def masked_mean(values, mask):
     return torch.where(mask, values, 0).sum() / distributed.total(mask.sum()).clamp(min=1)
 
 
+def turned(x, y, angle):
+    """Vectors (B, H, W) to the right and down, turned clockwise, as they are looked at, by `angle` (B,)."""
+    sine, cosine = (part[:, None, None].to(x) for part in (angle.sin(), angle.cos()))
+    return x * cosine - y * sine, x * sine + y * cosine
+
+
 class Task(abc.ABC):
     """A task with the facts of its file. Where nothing else is said, targets and predictions are (B, C, H, W).
 
@@ -84,7 +90,9 @@ class Task(abc.ABC):
         """Consistency energy: how far a transferred prediction is from the direct one, (B,), a mean over its pixels."""
         return self.apart(transferred, direct).double().mean((1, 2))
 
-    # -- augmentation; the target is cut and mirrored already, as an array
+    # -- augmentation; the target is cut, turned and mirrored already, as an array
+
+    void = 0                                 # of a target's every number where an image shows nothing
 
     def zoom(self, target, scale, how):
         """The target of an image enlarged by `scale` (B,). how: the row's switches, and `inverse_depth`, which says
@@ -93,6 +101,10 @@ class Task(abc.ABC):
 
     def mirror(self, target, mirrored):
         """The target of an image mirrored left to right where `mirrored` (B,) is 1, not 0."""
+        return target
+
+    def turn(self, target, angle):
+        """The target of an image turned clockwise, as it is looked at, by `angle` (B,) in radians."""
         return target
 
     # -- metrics

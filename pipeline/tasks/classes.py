@@ -18,6 +18,8 @@ class Classes(base.Task):
             raise ValueError(f"Classes of {self.name} should be 2 or more. Found {classes[self.name]}.")
         return len(classes[self.name])
 
+    void = -1
+
     @staticmethod
     def activate(x):
         return F.log_softmax(x, dim=1)
@@ -38,7 +40,7 @@ class Classes(base.Task):
                    + ("; where labels begin at 1 or 0 is void, write label - 1" if 0 in lacking else ""))
 
     def valid(self, target):
-        return target != -1
+        return target != self.void
 
     def loss(self, prediction, targets, normal_mask):
         # reduction "none": the others add floats atomically on CUDA, and two runs would differ in the last bits

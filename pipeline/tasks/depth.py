@@ -1,9 +1,8 @@
 """Depth in metres, or on Cityscapes inverse depth in stored units; 0 where it is not known."""
 
 import numpy as np
-import torch
 
-from pipeline.tasks import base, counts
+from pipeline.tasks.regression import Regression
 
 TARGET = "depth"
 UNCUT = True
@@ -16,7 +15,7 @@ COLOUR = "#c8553d"
 FAR_M, MOST_M, MOST_INVERSE = 100, 400, 10        # medians: of what may be metres, what is, and what is inverse depth
 
 
-class Task(base.Task):
+class Task(Regression):
     """Predictions and targets (B, 1, H, W)."""
 
     def check(self, given, manifest):
@@ -38,12 +37,6 @@ class Task(base.Task):
         if not inverse and middle > FAR_M:
             yield f"its median is {middle:.4g}, expected metres; it may be millimetres or centimetres"
 
-    def loss(self, prediction, targets, normal_mask):
-        return base.masked_mean(self.apart(prediction, targets["depth"]), self.mask(targets))
-
-    def apart(self, prediction, other):
-        return (prediction - other).abs()[:, 0]
-
     def zoom(self, target, scale, how):
         """What is nearer looks larger: depth is divided by the scale, inverse depth multiplied."""
         if not how["zoom_depth"]:
@@ -51,21 +44,7 @@ class Task(base.Task):
         s = scale[:, None, None, None].to(target)
         return target * s if how["inverse_depth"] else target / s
 
-    def measure(self, prediction, targets, channels, official_batch):
-        """Columns: valid pixels, sum of |d - d*|, sum of |d - d*| / d*."""
-        target, valid = targets["depth"][:, 0].double(), self.valid(targets["depth"])
-        error = (prediction[:, 0].double() - target).abs()
-        images = counts.image_sums(
-            valid, *(torch.where(valid, counts.fixed(e), 0) for e in (error, error / target)))
-        return images, images[:0, 0]
-
-    def summarise(self, images, pooled, channels, official_batch):
-        batches = images.split(official_batch)
-        sums = [counts.totals(batch.tolist()) for batch in batches]
-        means = [errors(*of) for of in sums]
-        return counts.means(means), counts.means(means, list(map(len, batches))), errors(*counts.totals(sums))
-
-
-def errors(pixels, absolute, relative):
-    """Sums over so many pixels, in fixed point, -> means."""
-    return [absolute / pixels / counts.FIXED, relative / pixels / counts.FIXED] if pixels else [counts.NAN] * 2
+    def errors(self, prediction, target):
+        """|d - d*| and |d - d*| / d*."""
+        error = (prediction - target).abs()[:, 0]
+        return error, error / target[:, 0]

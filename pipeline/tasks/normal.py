@@ -77,6 +77,10 @@ class Task(base.Task):
         x, same = 1 - 2 * mirrored, torch.ones_like(mirrored)
         return target * torch.stack([x, same, same], 1)[..., None, None].to(target)
 
+    def turn(self, target, angle):
+        x, y, z = target.unbind(1)
+        return torch.stack([*base.turned(x, y, angle), z], 1)
+
     def measure(self, prediction, targets, channels, official_batch):
         """Columns: valid pixels, sum of angles, pixels strictly below each limit, and, in the first image of each
         official batch (0 in the others), the sum of the batch's two middle angles. Pooled: histogram of angles.

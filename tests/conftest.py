@@ -76,7 +76,7 @@ def heads(channels):
 def verbs_leave_no_determinism_behind():
     """A verb switches torch's deterministic mode on for its process; a test's process runs many."""
     yield
-    torch.use_deterministic_algorithms(False)
+    torch.set_deterministic_debug_mode(0)
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ def trained(tmp_path_factory):
         run_all("rooms", "segnet", ("semantic", "depth", "normal"), (("baseline", "uniform"), ("student", "ours")))
     finally:
         os.chdir(before)
-        torch.use_deterministic_algorithms(False)
+        torch.set_deterministic_debug_mode(0)
     return place
 
 

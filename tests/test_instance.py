@@ -120,3 +120,25 @@ def test_the_montage_marks_each_centre_once():
         shown = panel.images[0].get_array()
         assert (shown[instance == 0] == 0.25).all() and len(np.unique(shown[instance > 0].round(3), axis=0)) > 9 * bool(
             centres)
+
+
+WRONG = {          # the task, what is done to right offsets, the sentence of a ValueError or of a warning
+    "half-void": ("instance", lambda x: np.where([True, False], from_raw.VOID, x), "one component is void"),
+    "zero-for-none": ("instance", lambda x: 0 * x, "100% of the offsets are 0: 0 seems to stand for no instance"),
+    "no-instance": ("instance", lambda x: 0 * x + from_raw.VOID, "none of 2 images has an instance"),
+    "stored-numbers": ("disparity", lambda x: 3000 + 0 * x[..., 0], "it looks like stored numbers; divide p by 2729"),
+    "negative": ("disparity", lambda x: -1 + 0 * x[..., 0], "goes down to -1; write 0 where there is none"),
+    "nothing-known": ("disparity", lambda x: 0 * x[..., 0], "it is 0, which stands for none, in all of 2 images")}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_offsets_and_disparities_look_like_is_told(case):
+    name, alter, sentence = WRONG[case]
+    right = from_raw.offsets(np.arange(12 * 16).reshape(12, 16) // 40 % 4)
+    assert not list(tasks.load("instance").check([right, right], {}))
+    assert not list(tasks.load("disparity").check([np.full((12, 16), 2.5)] * 2, {}))
+    try:
+        said = list(tasks.load(name).check([alter(right)] * 2, {}))
+    except ValueError as mistake:
+        said = [str(mistake)]
+    assert len(said) == 1 and sentence in said[0], said

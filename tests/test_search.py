@@ -24,7 +24,8 @@ TRIALS = ["1-1", "4-4", "10-10"]
 def write(suite, group, name, seed, model="lenet", **values):
     """One run's metrics file, the same under every rule; `dataset` has them twice as large."""
     run = f"{model}-{name}-s{seed}"
-    rules = {rule: {"official": values, "dataset": {key: 2 * value for key, value in values.items()}} for rule in RULES}
+    rules = {rule: {"official": values, "masked": {}, "dataset": {key: 2 * value for key, value in values.items()}}
+             for rule in RULES}
     cost = {"parameters": 1, "seconds_per_step": 1.0, "peak_memory_mb": 1.0, "backward_passes": 1, "inference_ms": 1.0}
     documents.write(f"out/{suite}/metrics/{group}/{run}.json", {
         "run": run, "name": name, "seed": seed, "rules": rules, "commit": "abc1234", "device": "cpu", "cost": cost})

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline import prepare, tasks
-from pipeline.data import glyphs, scenes, streets
+from pipeline.data import glyphs, readers, scenes, streets
 from pipeline.runtime.errors import UserError
 from pipeline.tasks import labels
 
@@ -81,8 +81,10 @@ def here(tmp_path, monkeypatch):
 
 
 def prepared(monkeypatch, name, options, size, counts):
-    row = {"suite": "x", "protocol": "smoke", "data": {
-        "folder": "out/x/data", "reader": name, "options": options, "height": size[0], "width": size[1], **counts}}
+    targets = {facts.target: list(facts.behind) for facts in map(tasks.facts, readers.reader(name).TASKS)}
+    row = {"suite": "x", "protocol": "smoke", "targets": targets, "data": {
+        "folder": "out/x/data", "reader": name, "options": options, "height": size[0], "width": size[1],
+        "target_stride": 1, **counts}}
     monkeypatch.setattr(prepare, "read", lambda *words: row)
     prepare.main("x")
 

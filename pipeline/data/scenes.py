@@ -25,7 +25,7 @@ VOID, SPLITS = -1, ("train", "test")
 TITLE, STANDS_FOR, TASKS = "rendered rooms", "NYUv2", ("semantic", "depth", "normal")
 FIELD_OF_VIEW_RAD = math.radians(58.5)      # horizontal
 BASELINE_M = 0.075                          # Kinect projector to camera: sets the width of depth shadows
-NOISE_M, FARTHEST_M = 0.0007, 10            # of the sensed depth: its noise at 1 m, and where the sensor's range ends
+NOISE_M, FARTHEST_M = 0.00065, 10            # of the sensed depth: its noise at 1 m, and where the sensor's range ends
 
 # Hue, saturation, value, cycles per metre; gloss; patterns. Shared, so that colour betrays no class.
 STUFFS = {
@@ -60,7 +60,7 @@ PIECES = {
         ("things", 14, 0, 1, .5, .9, .8), ("chair", 2, .25, 0, 1.2, 2), ("chair", 2, -.22, 0, -.3, 0)]),
     "screen": (((.5, 1.1), (.35, .7), (.2, .2)), ("dark", "dark dark dark print"), [
         (TV, 0, 0, .1, .5, 1, .9, .3), (TV, 1, 0, .15, .64, .92, .8, .06), (TV, 0, 0, 0, .5, .3, .2, 1)]),
-    "cabinet": (((.5, 1.9), (.6, 2.1), (.35, .7)), ("tiles tiles wood white dark", "white?"), [
+    "cabinet": (((.6, 2), (.5, 1.9), (.35, .8)), ("tiles tiles wood white dark", "white?"), [
         (FURNITURE, 0, 0, 0, .5, 1, .97, .96), (FURNITURE, 0, 0, .97, .5, 1.03, .03, 1),
         ("things", 16, 0, 1, .5, .9, .8), ("screen", 1, 0, 1, .1, 0)]),
     "shelf": (((.7, 1.7), (1, 2.1), (.28, .38)), ("wood white dark", "spines?", "spines?", "spines?"), [
@@ -85,8 +85,10 @@ PIECES = {
 }
 THINGS = ("carton", "can", "carton", "can", "carton", "can", "pile", "scrap", "scrap")
 LOOSE, HANGING = ("box", "table", "box", "chair", "box", "lamp", "table", "box") * 6, ("window", "picture") * 4
-ROOMS = (("bed", "cabinet", "shelf", "cabinet", "cabinet"), ("sofa", "cabinet", "table", "shelf", "cabinet"),
-         ("cabinet", "table", "cabinet", "sofa", "cabinet"), ("cabinet", "shelf", "cabinet", "bed", "sofa"))
+ROOMS = (("bed", "cabinet", "cabinet", "cabinet", "cabinet", "shelf"),
+         ("sofa", "cabinet", "table", "cabinet", "shelf", "cabinet"),
+         ("cabinet", "table", "cabinet", "sofa", "cabinet", "cabinet"),
+         ("cabinet", "bed", "cabinet", "sofa", "cabinet"))
 
 
 Options = raycast.Options
@@ -140,8 +142,8 @@ def _paint(rng, *stuffs):
 
 def _room(rng):
     """Parts (P,), room size (3,), camera origin (3,) and axes (3, 3) right, down, forward; metres."""
-    # The camera looks along +z at the wall that far away; by symmetry this loses no room.
-    away_m = np.clip(math.exp(rng.normal(math.log(3.9), 0.36)), 1.7, 9.5)
+    # The camera looks at the wall z = length, `away_m` off, or up to 40 degrees aside; by symmetry this loses no room.
+    away_m = np.clip(math.exp(rng.normal(math.log(4), 0.36)), 1.7, 9.5)
     width, height, length = room_m = np.array([np.clip(away_m * rng.uniform(0.7, 1.5), 2.2, 9), rng.uniform(2.4, 3),
                                                away_m + rng.uniform(0.3, 1.5)])
     eye = np.array([width * rng.uniform(0.2, 0.8), rng.uniform(1.1, 1.7), length - away_m])
@@ -152,7 +154,7 @@ def _room(rng):
     parts += [(BOX, WALL, (x, 0, at), (wide, height, 0.5), 0.0, walls) for at in (-0.25, length + 0.25)]
     piece, taken = [0, 1, 2, 2, 2, 2], {True: np.empty((0, 2, 2, 1)), False: np.empty((0, 2, 2, 1))}
     many = round(2.5 * away_m)
-    for name in HANGING[:rng.integers(1, 7)] + ROOMS[rng.integers(4)] + LOOSE[:rng.integers(many, 2 * many)]:
+    for name in HANGING[:rng.integers(1, 6)] + ROOMS[rng.integers(4)] + LOOSE[:rng.integers(many, 3 * many)]:
         made, hung, loose = raycast.build(rng, name, PIECES, STUFFS, THINGS), name in HANGING, name in LOOSE
         if rng.random() < 0.1:                      # a thing that nobody named
             made = [(kind, VOID, *rest) for kind, _, *rest in made]
@@ -167,7 +169,7 @@ def _room(rng):
             piece += [len(piece) + i if part[1] in (OBJECTS, BOOKS, VOID) else -sum(map(len, taken.values()))
                       for i, part in enumerate(made)]
             parts += raycast.moved(made, (to[0, at], 0, to[1, at]), turn[at])
-    yaw, pitch = rng.normal(math.atan2(width / 2 - eye[0], length - eye[2]), 0.3), rng.normal(0.24, 0.1)
+    yaw, pitch = math.atan2(width / 2 - eye[0], length - eye[2]) + rng.uniform(-0.7, 0.7), rng.normal(0.24, 0.1)
     forward = np.array([math.sin(yaw) * math.cos(pitch), -math.sin(pitch), math.cos(yaw) * math.cos(pitch)])
     level, roll = np.array([-math.cos(yaw), 0, math.sin(yaw)]), rng.normal(0, 0.05)
     right = math.cos(roll) * level + math.sin(roll) * np.cross(forward, level)
@@ -184,13 +186,13 @@ def _places(rng, made, loose, room_m, tries=20):
     side, out = rng.integers(3, size=tries), rng.uniform(0, 0.6 * length if loose else 0.06, tries)
     along = rng.random(tries) * np.array((width, length, length))[side]
     to = np.stack([np.choose(side, (along, out, width - out)), np.choose(side, (length - out, along, along))])
-    turn = np.array((math.pi, math.pi / 2, -math.pi / 2))[side] + rng.normal(0, 0.2, tries) * loose
-    cosine, sine = np.cos(turn), np.sin(turn)
-    rotation = np.array([(cosine, sine), (-sine, cosine)])
+    turn = np.array((math.pi, math.pi / 2, -math.pi / 2))[side] + rng.normal(0, 0.5, tries) * loose
     at, size = np.array([part[2:4] for part in made]).swapaxes(0, 1)[..., ::2]
     low, high = (at - size / 2).min(0), (at + size / 2).max(0)
-    middle, half = (np.einsum("ijt,j->it", r, v / 2) for r, v in ((rotation, low + high), (abs(rotation), high - low)))
-    return to, turn, np.stack([to + middle - half, to + middle + half])
+    (x, z), (wide, deep), c, s = (low + high) / 2, (high - low) / 2, np.cos(turn), np.sin(turn)
+    middle = to + [c * x + s * z, c * z - s * x]
+    half = np.stack([abs(c) * wide + abs(s) * deep, abs(s) * wide + abs(c) * deep])
+    return to, turn, np.stack([middle - half, middle + half])
 
 
 def _photograph(rng, parts, seen, room_m, point, normal, albedo):
@@ -202,9 +204,9 @@ def _photograph(rng, parts, seen, room_m, point, normal, albedo):
         lamps.insert(0, panes[0] + 0.15 * (room_m / 2 - panes[0]))
     # Every second pixel a side is enough for the shadows of the first lamp, and softens them.
     lamps, coarse = np.float32(lamps), np.moveaxis(point[::2, ::2], -1, 0)
-    lit = np.ones(coarse.shape[1:], bool)
+    lit, from_lamp = np.ones(coarse.shape[1:], bool), coarse - lamps[0][:, None, None]
     for part in parts[6:][parts[6:]["half"].max(1) > 0.15]:
-        lit &= raycast.enter(part, lamps[0], coarse - lamps[0][:, None, None]) > 0.985
+        lit &= raycast.enter(part, lamps[0], from_lamp) > 0.985
     lit = raycast.soften(lit.repeat(2, 0).repeat(2, 1)[:glow.shape[0], :glow.shape[1], None].astype(np.float32))
     corners = (np.exp(np.abs(point) / -0.3) + np.exp(np.abs(room_m - point) / -0.3)) * (1 - np.abs(normal))
     ambient = (1 + normal @ np.float32((0.1, 0.25, 0))) * np.exp(-0.6 * corners.sum(-1))
@@ -223,7 +225,8 @@ def _photograph(rng, parts, seen, room_m, point, normal, albedo):
 
 def _sensed(rng, depth):
     """Depth (H, W) with the sensor's noise, which grows with the distance and is stronger in some places."""
-    noise = raycast.patches(rng, depth.shape, (40,)) * np.exp(1.2 * raycast.patches(rng, depth.shape, (12,)))
+    noise = raycast.patches(rng, depth.shape, (40,)) + 1.5 * raycast.patches(rng, depth.shape, (16,))
+    noise *= np.exp(1.2 * raycast.patches(rng, depth.shape, (12,)))
     return np.minimum(depth + NOISE_M * depth ** 2.5 * noise, FARTHEST_M).astype(np.float32)
 
 

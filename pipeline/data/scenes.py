@@ -3,7 +3,7 @@
 How: six slabs and some hundred boxes, ellipsoids and cylinders form furniture; one ray per pixel finds class, depth and
 normal exactly; lamps, shadow rays, surface patterns and a camera make the image; then a Kinect's flaws are put back.
 Depth is noisy and normals are fitted to it, as NYUv2's are; they, the classes and the images are spread as NYUv2's:
-tests/test_scenes.py has its figures. 26 ms at 96x128, 150 ms at 288x384 by
+tests/test_scenes.py has its figures. 40 ms at 96x128, 158 ms at 288x384, one busy core of two, 2026-11-28, by
 `python -m timeit -s "from pipeline.data import scenes" "scenes.read('train', 'train-00000', (96, 128), {})"`
 World axes: x, z along the floor, y up. Camera axes: x right, y down, z forward. Metres. All scenes share one
 focal length, as with one real camera; without it metric depth could not be learnt.

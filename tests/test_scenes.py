@@ -1,12 +1,13 @@
-"""The embedded scenes: sample contract, exact geometry, the Kinect's flaws, one room per name at any size."""
+"""The embedded scenes: sample contract, geometry, Kinect flaws, NYUv2's statistics, one room per name at any size."""
 
 import numpy as np
 import pytest
 
-from pipeline.data import scenes
+from pipeline import prepare
+from pipeline.data import raycast, scenes
 from pipeline.runtime.errors import UserError
 
-OPTIONS = {"seed": 7, "noise": 0.03, "holes": 0.08}
+OPTIONS = {"seed": 7, "noise": 0.01, "holes": 0.08}
 SIZES = [(96, 128), (65, 91), (33, 47)]
 
 
@@ -37,9 +38,9 @@ def test_read_is_deterministic_and_seeded():
     assert not any(np.array_equal(once[key], other[key]) for key in once)
 
 
-@pytest.mark.parametrize("index, means", [(0, (0.54711, 5.07227, 2.37113, -0.0211, -0.09069, -0.45029)),
-                                          (1, (0.49291, 5.47461, 1.93691, -0.02339, 0.10154, -0.7923))])
-def test_rooms_stay_those_that_the_printed_tables_were_measured_on(index, means):
+@pytest.mark.parametrize("index, means", [(0, (0.44431, 6.39909, 2.47861, 0.13445, -0.0699, -0.53392)),
+                                          (1, (0.30113, 5.2806, 4.14874, -0.03488, -0.21303, -0.52455))])
+def test_rooms_stay_those_that_results_were_measured_on(index, means):
     s = sample(index, (48, 64))
     found = s["image"].mean(), s["label"].mean(), s["depth"].mean(), *s["normal"].mean((0, 1))
     np.testing.assert_allclose(found, means, rtol=2e-3, atol=2e-4)         # another CPU may round a pixel otherwise
@@ -74,34 +75,30 @@ def test_normals_face_the_camera(sixty):
     assert max((s["normal"] * ray).sum(-1).max() for s in sixty) < 1e-3
 
 
-def test_normals_agree_with_planes_fitted_to_the_depth(sixty):
-    """On 3 x 3 pixels of one flat surface the back-projected points span the plane that the normal names."""
-    ray, angles = scenes.rays((96, 128)).astype(float), []
-    for s in sixty[:20]:
-        point, normal = s["depth"][..., None] * ray, s["normal"].astype(float)
-        across, down = point[1:-1, 2:] - point[1:-1, :-2], point[2:, 1:-1] - point[:-2, 1:-1]
-        fitted = np.cross(down, across)
-        fitted /= np.maximum(np.linalg.norm(fitted, axis=-1, keepdims=True), 1e-9)
-        around = np.stack([normal[1 + y:95 + y, 1 + x:127 + x] for y in (-1, 0, 1) for x in (-1, 0, 1)])
-        flat = (np.abs(around - around[4]).max((0, -1)) < 1e-6) & (np.abs(around[4]).max(-1) > 0)
-        # A step between parallel faces leaves the normal alone but not the depth: its middle is off the line.
-        curve = np.maximum(np.abs(point[1:-1, 2:] + point[1:-1, :-2] - 2 * point[1:-1, 1:-1]).max(-1),
-                           np.abs(point[2:, 1:-1] + point[:-2, 1:-1] - 2 * point[1:-1, 1:-1]).max(-1))
-        flat &= curve < 0.05 * s["depth"][1:-1, 1:-1]
-        angles.append(np.degrees(np.arccos(np.clip((fitted * normal[1:-1, 1:-1]).sum(-1), -1, 1)))[flat])
+def test_normals_fitted_to_a_depth_without_noise_are_those_of_the_surfaces():
+    ray, angles = scenes.rays((96, 128)), []
+    for seed in range(8):
+        parts, _, origin, axes = scenes._room(np.random.default_rng(seed))
+        depth, index = raycast.trace(parts, origin, axes, ray)
+        seen = {field: parts[field][index] for field in raycast.PART.names}
+        true, _ = raycast.surface(seen, origin + depth[..., None] * (ray @ axes), 0.01)
+        true, fitted = true @ axes.T, scenes._fitted(depth, ray)
+        around = np.stack([true[2 + y:94 + y, 2 + x:126 + x] for y in (-2, 0, 2) for x in (-2, 0, 2)])
+        flat = np.abs(around - around[4]).max((0, -1)) < 1e-6
+        angles.append(angle(true, fitted)[2:-2, 2:-2][flat])
     angles = np.concatenate(angles)
-    assert len(angles) > 20 * 96 * 128 * 0.3
+    assert len(angles) > 8 * 96 * 128 * 0.4
     assert np.median(angles) < 0.1 and np.quantile(angles, 0.95) < 2
 
 
-def test_invalid_shares_lie_in_their_bands(sixty):
-    depth = [(s["depth"] == 0).mean() for s in sixty]
-    normal = [(s["normal"] == 0).all(-1).mean() for s in sixty]
-    void = [(s["label"] < 0).mean() for s in sixty]
-    assert 0.06 < np.mean(depth) < 0.10 and max(depth) < 0.13
-    assert np.mean(depth) < np.mean(normal) < 0.22
-    assert 0.10 < np.mean(void) < 0.17
-    assert all(((s["normal"] == 0).all(-1) | (s["depth"] > 0)).all() for s in sixty)
+def angle(one, other):
+    return np.degrees(np.arccos(np.clip((one * other).sum(-1), -1, 1)))
+
+
+def test_depth_and_normals_are_missing_together(sixty):
+    hole = [s["depth"] == 0 for s in sixty]
+    assert 0.06 < np.mean(hole) < 0.10 and max(map(np.mean, hole)) < 0.13
+    assert all(((s["normal"] == 0).all(-1) == h).all() for s, h in zip(sixty, hole, strict=True))
 
 
 @pytest.mark.parametrize("holes", [0.0, 0.3, 0.9])
@@ -157,3 +154,73 @@ def test_an_unknown_option_and_a_tiny_size_are_refused():
         scenes.ids("train", 1, {"hole": 0.1})
     with pytest.raises(UserError, match="datasets.scenes.size.*31"):
         sample(size=(96, 31))
+
+
+# What `figures` gives for NYUv2 (256 of the 795 training images, evenly spread, at 48x64; the command stands in
+# pipeline/RESULTS.md; MTAN's layout, depth in-painted), and how far the rooms may be from it, as a factor.
+NYUV2 = {
+    "depth mean": (2.88, 1.1), "depth std": (1.42, 1.12), "depth 5 %": (1.16, 1.2), "depth 50 %": (2.61, 1.12),
+    "depth 95 %": (5.63, 1.12), "depth 99 %": (7.63, 1.12), "depth std of image means": (0.854, 1.2),
+    "depth std in an image": (0.999, 1.15),
+    "void": (0.187, 1.15), "classes in an image": (6.55, 1.25),
+    "bed": (0.042, 1.6), "books": (0.0057, 3), "ceiling": (0.0162, 2.5), "chair": (0.0382, 1.5),
+    "floor": (0.1262, 1.25), "furniture": (0.1691, 1.25), "objects": (0.1596, 1.25), "picture": (0.0196, 2.5),
+    "sofa": (0.03, 1.7), "table": (0.0352, 1.7), "tv": (0.0084, 2), "wall": (0.2881, 1.2), "window": (0.0617, 1.5),
+    "normals: loss of a constant": (0.359, 1.1), "normals: median step": (5.04, 1.2), "normals: mean step": (13.1, 1.2),
+    "normals: cosine over 16 pixels": (0.551, 1.15), "normals: loss by class and place": (0.245, 1.2),
+    "image mean": (0.431, 1.1), "image std": (0.27, 1.1), "image std of image means": (0.103, 1.3),
+    "image step": (0.0545, 1.2), "image step at labels": (3.65, 1.9),
+}
+
+
+def figures(image, label, depth, normal):
+    """{name: number} of arrays (N, H, W, ...) as `prepare` stores them. Depth in metres, grey levels 0..1, classes as
+    shares of the labelled pixels; a step is to the next pixel in a row, of normals in degrees and within one class; at
+    labels it is that at a class's edge over that elsewhere. "By class and place" is of the mean normal of each class
+    in each of 8 x 8 parts of the image."""
+    seen, normal = [d[d > 0].astype(float) for d in depth], normal.astype(float)
+    every, valid, labelled = np.concatenate(seen), (normal != 0).any(-1), label >= 0
+
+    def cosines(pixels):
+        """Between the normals so many columns apart, and where both are there."""
+        one, other = normal[:, :, pixels:], normal[:, :, :-pixels]
+        length = np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1)
+        return (one * other).sum(-1) / np.maximum(length, 1e-9), valid[:, :, pixels:] & valid[:, :, :-pixels]
+
+    cosine, both = cosines(1)
+    turns = np.degrees(np.arccos(np.clip(cosine, -1, 1)))[both & (label[:, :, 1:] == label[:, :, :-1])]
+    distant, far = cosines(16)
+    row, column = (np.arange(n) * 8 // n for n in label.shape[1:])
+    group = ((label + np.int64(1)) * 64 + np.add.outer(8 * row, column))[valid]
+    unit = normal[valid] / np.linalg.norm(normal[valid], axis=-1, keepdims=True)
+    guess = np.linalg.norm([np.bincount(group, unit[:, axis]) for axis in range(3)], axis=0)
+    grey = image / 255.0
+    step, edge = np.abs(np.diff(grey.mean(-1), axis=2)), label[:, :, 1:] != label[:, :, :-1]
+    known = labelled[:, :, 1:] & labelled[:, :, :-1]
+    return {
+        "depth mean": every.mean(), "depth std": every.std(),
+        **{f"depth {q} %": np.percentile(every, q) for q in (5, 50, 95, 99)},
+        "depth std of image means": np.std([d.mean() for d in seen]),
+        "depth std in an image": np.mean([d.std() for d in seen]),
+        "void": 1 - labelled.mean(), "classes in an image": np.mean([len(np.unique(x[x >= 0])) for x in label]),
+        **dict(zip(scenes.CLASSES, np.bincount(label[labelled], minlength=13) / labelled.sum(), strict=True)),
+        "normals: loss of a constant": 1 - np.linalg.norm(normal[valid].mean(0)),
+        "normals: median step": np.median(turns), "normals: mean step": turns.mean(),
+        "normals: cosine over 16 pixels": distant[far].mean(),
+        "normals: loss by class and place": 1 - guess.sum() / len(unit),
+        "image mean": grey.mean(), "image std": grey.std(), "image std of image means": grey.mean((1, 2, 3)).std(),
+        "image step": step.mean(), "image step at labels": step[edge & known].mean() / step[~edge & known].mean()}
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """`figures` of 160 rooms as they ship, at the size that ships."""
+    samples = [prepare.coded(scenes.read("train", name, (48, 64), {**OPTIONS, "seed": 0}))
+               for name in scenes.ids("train", 160, OPTIONS)]
+    return figures(**{kind: np.stack([s[kind] for s in samples]) for kind in scenes.KINDS})
+
+
+@pytest.mark.parametrize("name", NYUV2)
+def test_rooms_are_like_nyuv2(name, measured):
+    figure, factor = NYUV2[name]
+    assert figure / factor < measured[name] < figure * factor

@@ -199,10 +199,10 @@ def soften(image):
     return image
 
 
-def patches(rng, shape):
-    """Smooth noise (H, W), about one in size: normal draws on two grids fixed in the image."""
+def patches(rng, shape, cells_a_side=(6, 20)):
+    """Smooth noise (H, W), about one in size: normal draws on grids of so many cells a side, fixed in the image."""
     noise = np.zeros(shape)
-    for cells in (6, 20):
+    for cells in cells_a_side:
         steps = (np.arange(0.5, n)[:, None] / n * cells - np.arange(cells + 1) for n in shape)
         down, across = (np.maximum(0, 1 - np.abs(step)) for step in steps)
         noise += down @ rng.standard_normal((cells + 1, cells + 1)) @ across.T

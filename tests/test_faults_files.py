@@ -257,10 +257,10 @@ def test_features_begin_anew_where_their_progress_is_damaged(whole, progress):
 
 def test_data_prepared_otherwise_are_not_trained_on(whole):
     before = pathlib.Path("params.yaml").read_text()
-    change(("noise: 0.03", "noise: 0.04"))
+    change(("noise: 0.01", "noise: 0.04"))
     rows.main("rooms")
     for verb, words in ((train, BASELINE), (evaluate, BASELINE), (features, TEACHER)):
-        with pytest.raises(UserError, match="out/rooms/data was prepared with the options .*0.03.*0.04.*repro prepare"):
+        with pytest.raises(UserError, match="out/rooms/data was prepared with the options .*0.01.*0.04.*repro prepare"):
             verb.main("rooms", *words)
     pathlib.Path("params.yaml").write_text(before)
     rows.main("rooms")

@@ -70,7 +70,7 @@ def bits(folder):
             for path in (folder / "out").rglob(name)}
 
 
-def test_a_hundred_kills_end_with_the_same_bits(tmp_path, monkeypatch, record_property):
+def test_a_hundred_kills_end_with_the_same_bits(tmp_path, monkeypatch):
     whole, killed = (project_in(tmp_path / name) for name in ("whole", "killed"))
     for _, parallel in commands(whole, monkeypatch).values():
         done = subprocess.run([sys.executable, "-m", *parallel], cwd=whole, env=os.environ | PATHS, capture_output=True,
@@ -90,13 +90,14 @@ def test_a_hundred_kills_end_with_the_same_bits(tmp_path, monkeypatch, record_pr
                     except subprocess.TimeoutExpired:
                         cut(process, mark)
                         kills += 1
+                        print(f"{kills} kills: {suite}, {words[0]}", flush=True)
                 said = log.read_text()
                 assert finished or process.returncode == -signal.SIGKILL, (seed, kills, suite, words, said)
                 for broken in ("Traceback", "Unable to read RWLock"):
                     assert broken not in said, (seed, kills, suite, words, said)
         assert bits(killed) == expected, (seed, kills)
+        print(f"{kills} kills, the same bits (seed {seed})")
         for path in ("out", ".dvc/cache", ".dvc/tmp", ".work"):
             shutil.rmtree(killed / path)
         for lock in killed.rglob("dvc.lock"):
             lock.unlink()
-    record_property("kills", kills)

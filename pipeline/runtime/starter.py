@@ -80,6 +80,8 @@ def kept(environment):
         try:
             yield ready
         finally:
+            if not place.exists():                         # it still imports, and would end only after that
+                process.kill()
             process.stdin.close()                          # the sign to end, which a kill gives too
             process.wait()
 

@@ -104,7 +104,7 @@ test: $(READY) lint  ## lint and the fast tests
 	@python -m pytest -n logical --maxprocesses 4 --dist worksteal
 test-slow: $(READY)  ## the tests that train for minutes, and the whole toy
 	@python -m pytest -m slow
-test-faults: $(READY)  ## 2,000 edits of params.yaml, 1,000 damaged files, 100 kills: half an hour
+test-faults: $(READY)  ## 2,000 edits of params.yaml, 1,000 damaged files, 100 kills
 	@python -m pytest tests/test_faults_*.py -m "slow or not slow" --hypothesis-profile many -n 2
 test-lower-bounds: $(LOWEST)/ready  ## the fast tests with pyproject.toml's oldest packages, in their own environment
 	@PATH=$(CURDIR)/$(LOWEST)/bin:$$PATH python -m pytest -n logical --maxprocesses 4 --dist worksteal

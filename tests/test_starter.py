@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -95,6 +96,17 @@ def test_a_killed_command_takes_its_fork_along(slow, warm):
     while processes() > before and time.monotonic() < deadline:
         time.sleep(0.05)
     assert processes() == before
+
+
+@pytest.mark.parametrize("sent", [b"", b"\0\0", (100).to_bytes(4) + b"{"])
+def test_a_client_that_is_killed_while_it_asks_leaves_the_starter_as_it_was(copy, warm, sent):
+    with socket.socket(socket.AF_UNIX) as link:
+        link.connect(warm[starter.VARIABLE])
+        link.sendall(sent)
+    METRICS.unlink()
+    before = processes()
+    assert stage(warm, *EVALUATE, capture_output=True).returncode == 0 and METRICS.exists()
+    assert processes() == before                           # the starter is still there
 
 
 def test_without_a_starter_the_command_runs_as_ever(copy, tmp_path):

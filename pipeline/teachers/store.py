@@ -140,7 +140,8 @@ class Writer:
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             self.arrays = self.mapped("r+" if self.images else "w+")
-        except Exception:                  # numpy reports a damaged file through many types
+        except Exception as mistake:       # numpy reports a damaged file through many types
+            print(f"{self.folder} is damaged ({type(mistake).__name__}); its features begin anew")
             self.begin()
             self.arrays = self.mapped("w+")
         # written as files: through a memory map, what is larger than memory is written at half the speed
